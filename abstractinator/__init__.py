@@ -1,0 +1,1 @@
+"""Abstractinator: bytes of text into learned discrete codes, and back."""
