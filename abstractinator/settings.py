@@ -1,0 +1,198 @@
+"""Strict configuration: a literal dict in a Python file, checked into typed nested dataclasses.
+
+The way of a setting: `load_config_file` reads the dict `exp_config` without executing anything,
+`apply_overrides` puts `key.sub=value` from the command line over it, `build` checks all of it into the
+dataclasses of a schema, `to_dict` turns those back into plain values for a checkpoint or a log.
+
+What merges and what replaces: a dict given for a dataclass merges over that field's default, key by key.
+A list, a tuple and a free `dict[str, X]` replace the default as a whole. Since defaults are merged by value,
+a schema derives values with properties and never by assigning fields in `__post_init__`.
+
+A schema's field types may be: bool, int, float, str, None, Any, Literal, dataclasses, and list[X],
+tuple[X, ...], tuple[X, Y], dict[str, X], X | Y of these.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import types
+from typing import Any, TypeVar, get_args, get_origin
+
+from abstractinator.settings_file import CONFIG_NAME, load_config_file
+from abstractinator.settings_types import (
+    ConfigError,
+    alternatives,
+    describe,
+    element,
+    fits,
+    group_of,
+    hints_of,
+    join,
+    near,
+    shown,
+    unknown_key,
+)
+
+__all__ = ["CONFIG_NAME", "ConfigError", "apply_overrides", "build", "load_config_file", "to_dict"]
+
+T = TypeVar("T")
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str], schema: type) -> dict[str, Any]:
+    """A copy of `raw`, filled up with the schema's defaults, with each `key.sub=value` put over it in order.
+
+    Numbers in a path are list indices: `levels.0.quantizer.kind=fsq`. A value is read as a Python literal,
+    `none`, `true` and `false` in any case, and anything else is text; where the schema wants text, what is
+    written is taken as it is. Raises ConfigError for a path that the schema does not have.
+    """
+    result: dict[str, Any] = _fill(schema, {}, raw)
+    for override in overrides:
+        dotted, separator, text = override.partition("=")
+        if not separator or not dotted.strip():
+            raise ConfigError(f"'{override}' is not an override; write key=value or key.sub=value")
+        _set(result, schema, dotted.strip().split("."), text.strip(), schema)
+    return result
+
+
+def _set(root: dict[str, Any], schema: type, path: list[str], text: str, hint: Any) -> None:
+    container: Any = root
+    for depth, key in enumerate(path):
+        slot, hint = _step(container, hint, key, ".".join(path[:depth]), schema)
+        if depth == len(path) - 1:
+            container[slot] = _parse_value(text, hint)
+            return
+        below = container.get(slot) if isinstance(container, dict) else container[slot]
+        if below is None and group_of(hint) is not None:  # an optional group that is off is switched on
+            below = container[slot] = _fill(group_of(hint), {}, {})
+        elif below is None and any(get_origin(kind) is dict for kind in alternatives(hint)):
+            below = container[slot] = {}
+        container = below
+
+
+def _step(container: Any, hint: Any, key: str, here: str, schema: type) -> tuple[str | int, Any]:
+    """One step of a dotted path: the key or index into `container`, and the type that stands there."""
+    if isinstance(container, list):
+        if not key.isdecimal() or int(key) >= len(container):
+            count = f"{len(container)} {'entry' if len(container) == 1 else 'entries'}"
+            raise ConfigError(f"{join(here, key)}: `{here}` has {count}; use an index from 0")
+        return int(key), element(hint, int(key))
+    if not isinstance(container, dict):
+        raise ConfigError(f"{join(here, key)}: `{here}` is {shown(container)}, which has no keys")
+    group = group_of(hint)
+    if group is None:  # a free dict: any key will do
+        return key, next((get_args(kind)[1] for kind in alternatives(hint) if get_origin(kind) is dict), Any)
+    if key not in hints_of(group):
+        raise unknown_key(key, here, group, schema)
+    return key, hints_of(group)[key]
+
+
+def _parse_value(text: str, hint: Any) -> Any:
+    """The value meant by what stands right of `=`; the wanted type decides only whether it stays text."""
+    kinds = alternatives(hint)
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() == "none" and kinds != [str]:
+        return None
+    if text.lower() in words and str not in kinds:
+        return words[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    only_text = set(kinds) <= {str, types.NoneType}  # run_name=2024 means the text
+    readable = isinstance(value, str) or (
+        not only_text and isinstance(value, int | float | list | tuple | dict)
+    )
+    return _plain(value) if readable else text
+
+
+def build(schema: type[T], raw: dict[str, Any]) -> T:
+    """The checked dataclass of `raw` (plain values) over the schema's defaults.
+
+    Raises ConfigError with the full dotted path for an unknown key (naming the nearest valid one), a missing
+    or an ill-typed value, and whatever ValueError a dataclass's own `__post_init__` raises. An int is
+    accepted where a float is wanted and 1e3 where an int is; a bool is never a number.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError(f"the configuration must be a dict, not {shown(raw)}")
+    result: T = _build_group(schema, _fill(schema, {}, raw), "", schema)
+    return result
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain, JSON-able dict of a config dataclass; `build(type(config), to_dict(config)) == config`."""
+    result: dict[str, Any] = _plain(config)
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _fill(hint: Any, default: Any, raw: Any) -> Any:
+    """`raw` with the defaults of every dataclass in it filled in; what does not fit the type stays as it is.
+
+    `default` is the plain value of the field's default, which a dict given for a dataclass merges over.
+    """
+    group = group_of(hint)
+    if group is not None and isinstance(raw, dict):
+        defaults = {**_defaults(group), **(default if isinstance(default, dict) else {})}
+        kinds = hints_of(group)
+        values = {**defaults, **raw}
+        return {key: _fill(kinds.get(key, Any), defaults.get(key), value) for key, value in values.items()}
+    if isinstance(raw, list | tuple):
+        return [_fill(element(hint, index), None, item) for index, item in enumerate(raw)]
+    return _plain(raw)
+
+
+def _defaults(group: type) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(group):
+        if field.default is not dataclasses.MISSING:
+            result[field.name] = _plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            result[field.name] = _plain(field.default_factory())
+    return result
+
+
+def _build_group(group: Any, raw: dict[str, Any], path: str, schema: type) -> Any:
+    hints = hints_of(group)
+    for key in raw:
+        if key not in hints:
+            raise unknown_key(key, path, group, schema)
+    for key, hint in hints.items():
+        if key not in raw:
+            raise ConfigError(f"{join(path, key)} is required: give {describe(hint)}")
+    values = {key: _convert(raw[key], hint, join(path, key), schema) for key, hint in hints.items()}
+    try:
+        return group(**values)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}" if path else str(error)) from error
+
+
+def _convert(value: Any, hint: Any, path: str, schema: type) -> Any:
+    """`value` as the type `hint`, or a ConfigError at `path`."""
+    kinds = alternatives(hint)
+    if Any in kinds:
+        return value
+    fitting = [kind for kind in kinds if fits(value, kind)]
+    if not fitting:
+        raise ConfigError(f"{path} must be {describe(hint)}, not {shown(value)}{near(value, kinds)}")
+    exact = [kind for kind in fitting if type(value) is kind]  # 3 stays an int where int | float is wanted
+    kind = (exact or fitting)[0]
+    if dataclasses.is_dataclass(kind):
+        return _build_group(kind, _fill(kind, {}, value), path, schema)
+    origin = get_origin(kind)
+    if origin is dict:
+        inner = get_args(kind)[1]
+        return {key: _convert(item, inner, join(path, key), schema) for key, item in value.items()}
+    if origin in (list, tuple):
+        parts = enumerate(value)
+        return origin(_convert(item, element(kind, i), join(path, str(i)), schema) for i, item in parts)
+    return kind(value) if kind in (int, float) else value
