@@ -1,0 +1,246 @@
+"""Checkpoints that are whole or not there, that load without executing code, and that notice a flipped bit.
+
+The file is what `torch.save` writes, an uncompressed zip archive, and holds one dict: the caller's payload with
+`format` and `format_version`. Every record of the archive carries a CRC32, which torch does not look at;
+`load_checkpoint` does.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+FORMAT = "abstractinator-checkpoint"
+FORMAT_VERSION = 1
+_STEP = re.compile(r"checkpoint_step(\d+)\.pt")
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written or read; the message says what to do."""
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:
+    """Writes `payload` (dicts, lists, tensors, numbers, text) to `path`, whole or not at all.
+
+    The bytes go to a temporary name in the same folder, reach the disk, and only then take the name `path`:
+    a crash, a full disk or a kill at any moment leaves every earlier file as it was. What a killed process
+    left behind is removed. Raises CheckpointError when the folder cannot be written to, TypeError for a value
+    that `load_checkpoint` would refuse. A KeyboardInterrupt stays one.
+    """
+    path = Path(path)
+    _check_plain(payload, "payload")
+    content = {**payload, "format": FORMAT, "format_version": FORMAT_VERSION}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path.parent)
+        with _temporary(path) as (file, temporary):
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(_cannot_write(path, error)) from error
+    except RuntimeError as error:  # torch's zip writer answers a failed write with its own error
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise CheckpointError(_cannot_write(path, error.__context__)) from error
+
+
+def check_writable(folder: str | Path) -> None:
+    """Creates `folder` and writes to it once: a run shall fail before its first step, not at its last."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _temporary(folder / "check") as (file, _):
+            file.write(b"\0")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        advice = "choose another folder with checkpoint_dir=…, or change its permissions"
+        message = f"checkpoints cannot be written to {folder} ({error.strerror}): {advice}"
+        raise CheckpointError(message) from error
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Finds at the save, and not at the resume, what `weights_only` cannot load, such as a numpy number."""
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            _check_plain(key, f"a key of {where}")
+            _check_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]")
+    elif not isinstance(value, torch.Tensor) and type(value) not in (
+        int,
+        float,
+        str,
+        bool,
+        bytes,
+        type(None),
+    ):
+        raise TypeError(f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers and text")
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new file beside `path`, open for writing; what is left under its name at the end is removed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file, temporary
+    finally:  # also for KeyboardInterrupt; after a rename there is nothing of that name
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes the temporaries of processes that are no more; those of living ones may be in use."""
+    for entry in folder.iterdir():
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match and not _is_alive(int(match[1])):
+            entry.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # a save of this process is over when the next begins
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut; a file system that cannot sync a folder is left to itself."""
+    if os.name != "posix":  # a folder cannot be opened elsewhere
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    earlier = latest_checkpoint(path.parent) if path.parent.is_dir() else None
+    kept = f"the latest whole checkpoint is {earlier}" if earlier else "there is no earlier checkpoint"
+    advice = "free disk space or choose another checkpoint_dir, then resume"
+    return f"cannot write {path} ({error.strerror or error}); {kept}; {advice}"
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The payload of a checkpoint, its tensors on the CPU, checked byte by byte; no code of the file runs.
+
+    Raises CheckpointError for a missing, truncated, damaged or foreign file and for one of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(_missing(path))
+    _check_records(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = "it holds objects that only running its code could restore"
+        raise CheckpointError(f"{path} was written by another program and is not loaded: {why}") from error
+    except (RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was written by another program: it lacks the mark '{FORMAT}'")
+    if version > FORMAT_VERSION:
+        advice = f"this program reads up to version {FORMAT_VERSION}: update abstractinator"
+        raise CheckpointError(f"{path} has checkpoint format version {version}; {advice}")
+    return content
+
+
+def latest_checkpoint(folder: str | Path) -> Path | None:
+    """The `checkpoint_step{N}.pt` with the largest N in `folder`, or None."""
+    found = _checkpoints(Path(folder))
+    return found[-1] if found else None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder in the order of their steps."""
+    if not folder.is_dir():
+        return []
+    steps = {entry: _STEP.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_file()}
+    return sorted((entry for entry, m in steps.items() if m), key=lambda entry: int(entry.stem[15:]))
+
+
+def _check_records(path: Path) -> None:
+    """Compares every record of the archive with its CRC32: a wrong weight is an error and never silent."""
+    damaged = f"{path} is damaged or cut short: use an earlier checkpoint"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        with open(path, "rb") as file:
+            is_archive = file.read(2) == b"PK"
+        raise CheckpointError(damaged if is_archive else f"{path} is not a checkpoint") from error
+    if bad is not None:
+        raise CheckpointError(damaged)
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        latest = latest_checkpoint(path)
+        advice = f"give a file, such as {latest}" if latest else "and it holds no checkpoint_step….pt"
+        return f"{path} is a folder; {advice}"
+    names = [found.name for found in _checkpoints(path.parent)]
+    shown = ", ".join(names[-10:]) if names else "no checkpoints"
+    return f"there is no file {path}; in {path.parent} there are: {shown}"
+
+
+# ---- random states -----------------------------------------------------------------------------------------
+
+
+def random_state() -> dict[str, Any]:
+    """The states of the generators of Python, numpy and torch (and CUDA where it is), as ints and tensors."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert name == "MT19937" and isinstance(keys, np.ndarray)
+    return {
+        "python": {"version": version, "internal": torch.tensor(internal), "gauss": gauss},
+        "numpy": {
+            "keys": torch.from_numpy(keys.astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts back what `random_state` returned; CUDA states are skipped where there are not as many devices."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
