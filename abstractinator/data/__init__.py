@@ -1,0 +1,45 @@
+"""Text in, rows of byte tokens out: tokenizer, corpora, the split by document, packing.
+
+The way of the data: `DataConfig` → `open_corpus` → `Corpus` → `train_loader` (`PackedRows` in batches).
+Importing this package imports neither torch, pyarrow nor datasets; the names below load on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from abstractinator.data.byte_tokenizer import ByteTokenizer, text_to_bytes
+    from abstractinator.data.corpus import Corpus, DocumentStream, open_corpus
+    from abstractinator.data.data_config import DataConfig, DataError
+    from abstractinator.data.packed_rows import PackedRows, train_loader
+
+__all__ = [
+    "ByteTokenizer",
+    "Corpus",
+    "DataConfig",
+    "DataError",
+    "DocumentStream",
+    "PackedRows",
+    "open_corpus",
+    "text_to_bytes",
+    "train_loader",
+]
+
+_MODULES = {
+    "ByteTokenizer": "byte_tokenizer",
+    "text_to_bytes": "byte_tokenizer",
+    "Corpus": "corpus",
+    "DocumentStream": "corpus",
+    "open_corpus": "corpus",
+    "DataConfig": "data_config",
+    "DataError": "data_config",
+    "PackedRows": "packed_rows",
+    "train_loader": "packed_rows",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module when it is first asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,63 @@
+"""What to train on, and how much of it to hold out."""
+
+from dataclasses import dataclass
+
+
+class DataError(ValueError):
+    """The data cannot be used as asked; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The text of a run: local files (`path`), a hub data set (`dataset_name`), or, with neither, the
+    embedded corpus, which needs no download.
+
+    Raises ValueError when both are set or a number is out of its range.
+    """
+
+    # A local file, or a folder that is searched recursively: .parquet, .jsonl/.json, text and source
+    # files. A folder whose data files are named train*, validation*, test* (as the hub names them) is
+    # split by these names, and its test files stay unread; any other is split by document.
+    path: str | None = None
+
+    # A data set of the Hugging Face hub, streamed, e.g. "HuggingFaceFW/fineweb-edu".
+    dataset_name: str | None = None
+
+    # The hub data set's configuration, e.g. "sample-10BT"; None for its default.
+    dataset_config: str | None = None
+
+    # The hub data set's split to train on.
+    dataset_train_split: str = "train"
+
+    # The hub data set's split to validate on; None holds out documents of the training split.
+    dataset_validation_split: str | None = None
+
+    # The column that holds the text, in parquet, jsonl and hub data; each row is a document.
+    text_column_name: str = "text"
+
+    # The share of the documents that is held out where the data come without a validation split.
+    # A document is held out when the hash of its text falls below this share, so its side depends on
+    # nothing else, and exact duplicates are on the same side.
+    validation_fraction: float = 0.02
+
+    # At most so many bytes of held-out text are used. Documents are taken whole as long as they fit; of
+    # the first that does not fit, a prefix fills the rest, so one very long document is enough. The
+    # documents that are not used are still kept out of the training.
+    validation_bytes: int = 262_144
+
+    # Hub data arrive in the order of their files (which are shuffled); documents are shuffled among
+    # this many. Local documents are shuffled as a whole.
+    shuffle_buffer: int = 1_024
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.dataset_name is not None:
+            raise ValueError(
+                f"path={self.path!r} and dataset_name={self.dataset_name!r} are both set; set one of "
+                "them, or neither for the embedded corpus"
+            )
+        if not 0.0 < self.validation_fraction < 1.0:
+            raise ValueError(f"validation_fraction={self.validation_fraction} must lie between 0 and 1")
+        if self.validation_bytes < 1:
+            raise ValueError(f"validation_bytes={self.validation_bytes} must be at least 1")
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer={self.shuffle_buffer} must be at least 1")
