@@ -1,0 +1,48 @@
+"""The corpus that every Python brings along: its standard library's sources and language reference."""
+
+import sysconfig
+from pathlib import Path
+
+from abstractinator.data.data_config import DataError
+from abstractinator.data.document_units import DocumentUnit, MemoryUnit, TextFileUnit
+
+# Not part of the library's own text: installed packages and tests.
+_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "_bundled"}
+
+# Generated tables, near-duplicates of each other (encodings); the reference's topics, which are
+# documents of their own below.
+_SKIPPED_PACKAGES = {"encodings", "pydoc_data"}
+
+
+def _is_library_text(relative: Path) -> bool:
+    folders = relative.parts[:-1]
+    if _SKIPPED_FOLDERS.intersection(folders) or (folders and folders[0] in _SKIPPED_PACKAGES):
+        return False
+    return not relative.name.startswith("_sysconfigdata")  # the build's settings: machine paths, no prose
+
+
+def embedded_units() -> list[DocumentUnit]:
+    """The embedded corpus as documents in a fixed order: each source file, then each reference topic.
+
+    About 12 MB. The text depends on the running Python's version only. Raises DataError where this
+    Python is installed without its sources.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    units: list[DocumentUnit] = [
+        TextFileUnit(name=relative.as_posix(), path=root / relative, size=(root / relative).stat().st_size)
+        for relative in sorted(path.relative_to(root) for path in root.rglob("*.py"))
+        if _is_library_text(relative)
+    ]
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some systems ship the reference apart
+        pass
+    else:
+        documents = tuple(topics[name].encode() for name in sorted(topics))
+        units.append(MemoryUnit(name="pydoc_data.topics", documents=documents))
+    if not units:
+        raise DataError(
+            "this Python is installed without the sources of its standard library, which are the default "
+            "corpus; give a file or folder of your own with data.path=…"
+        )
+    return units
