@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there, that load without executing code, and that notice a flipped bit.
 
-The file is what `torch.save` writes, an uncompressed zip archive, and holds one dict: the payload of the caller
+The file is what `torch.save` writes, an uncompressed zip archive, and holds one dict: the caller's payload
 with `format` and `format_version`. Every record of the archive carries a CRC32, which torch does not look at;
 `load_checkpoint` does.
 """

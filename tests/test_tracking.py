@@ -1,0 +1,100 @@
+"""Tracking against one real local store (its database takes seconds to create) and against a broken one."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from abstractinator.training.tracking import Tracker, start_tracking
+
+CONFIG = {"lr": 0.1, "levels": [{"dim": 8}, {"dim": 16}], "sizes": [1, 2], "long": "y" * 7000, "none": {}}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlruns")
+
+
+def run_of(root: Path, tracker: Tracker) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{root}/project/mlflow.db").get_run(tracker.run_id)
+
+
+def test_a_run_is_kept_and_resumed(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with start_tracking("project", "first", root=root) as tracker:
+        tracker.log_config(CONFIG)
+        tracker.log_metrics({"loss": 2.0, "bits/byte": float("nan")}, step=1)
+        tracker.log_text("hello", "samples/step1.txt")
+        tracker.log_figure(Figure(), "plots/step1.png")
+    run = run_of(root, tracker)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "first"
+    short = {"lr": "0.1", "levels.0.dim": "8", "levels.1.dim": "16", "sizes": "[1, 2]", "none": "{}"}
+    assert run.data.params == {**short, "long": "y" * 6000}
+    assert run.data.metrics["loss"] == 2.0
+    names = {path.name for path in (root / "project" / "artifacts").rglob("*") if path.is_file()}
+    assert names == {"config.json", "step1.txt", "step1.png"}
+
+    with start_tracking("project", "second", run_id=tracker.run_id, root=root) as resumed:
+        assert run_of(root, resumed).info.status == "RUNNING"
+        resumed.log_config({**CONFIG, "lr": 0.2, "new": True})  # a changed value is no failure
+        resumed.log_metrics({"loss": 1.0}, step=2)
+    assert resumed.run_id == tracker.run_id
+    run = run_of(root, resumed)
+    assert (run.data.params["lr"], run.data.params["new"], run.data.metrics["loss"]) == ("0.1", "True", 1.0)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_how_a_run_ended_is_kept(root: Path, error: type[BaseException], status: str) -> None:
+    with pytest.raises(error), start_tracking("project", "run", run_id="unknown", root=root) as tracker:
+        raise error
+    assert run_of(root, tracker).info.status == status
+
+
+def test_a_failing_store_warns_and_the_training_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def locked(*_: object, **__: object) -> None:
+        attempts.append(1)
+        raise OSError("database is locked\nwith a long story")
+
+    with start_tracking("project", "run", root=root) as tracker:
+        monkeypatch.setattr(tracker._client, "log_batch", locked)  # type: ignore[attr-defined]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(6):
+                tracker.log_metrics({"loss": 1.0}, step)
+    assert [str(w.message) for w in caught] == [
+        "tracking failed, the run goes on: OSError: database is locked"
+    ]
+    assert len(attempts) == 3  # then it is left alone
+
+
+def test_a_store_that_cannot_be_opened_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="this run is not tracked"):
+        tracker = start_tracking("project", "run", root=tmp_path / "file")
+    assert tracker.run_id is None
+
+
+def test_without_a_project_nothing_is_kept_or_imported(tmp_path: Path) -> None:
+    code = """
+import sys
+from abstractinator.training.tracking import start_tracking
+with start_tracking(None, "run") as tracker:
+    tracker.log_config({"a": 1})
+    tracker.log_metrics({"loss": 1.0}, 1)
+    tracker.log_text("x", "x.txt")
+    tracker.log_figure(None, "x.png")
+assert tracker.run_id is None
+assert "mlflow" not in sys.modules
+"""
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    assert not list(tmp_path.iterdir())
