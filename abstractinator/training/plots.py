@@ -23,7 +23,7 @@ def segment_lengths(lengths: Sequence[np.ndarray], names: Sequence[str]) -> Figu
     figure, axes = _panels(len(lengths))
     for axis, values, name, color in zip(axes, lengths, names, _palette(len(lengths)), strict=True):
         axis.set(title=name, xlabel="tokens in a segment", ylabel="segments")
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(values) == 0:
             continue
