@@ -1,0 +1,127 @@
+"""Tokens to codes: entropy → segments → pooled vectors → codes. One level of the way up.
+
+Letters: T packed tokens, S packed segments, D width, Q codes a segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from components.entropy_model import EntropyModel, EntropyModelConfig
+from components.learned_query_attention import LearnedQueryAttention
+from components.segmentation import ENTROPY_RULES, SegmentationConfig, Segmenter, Segments, check_rule
+from components.token_embedding import TokenEmbedding
+from components.tokens import Alphabet, Tokens
+from components.transformer import ResidualMLP, RMSNorm
+from components.vector_quantizer import QuantizerConfig, VectorQuantizer
+
+
+@dataclass(frozen=True)
+class CompressorConfig:
+    """entropy_model, segmentation, quantizer: see there.
+
+    width: D of a segment's vector. layers, mlp_width: residual SwiGLU blocks between pooling and quantizer.
+    queries, value_width: of LearnedQueryAttention; queries × value_width numbers hold a segment.
+    """
+
+    entropy_model: EntropyModelConfig = field(default_factory=EntropyModelConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    width: int = 384
+    layers: int = 2
+    mlp_width: int = 768
+    queries: int = 8
+    value_width: int = 64
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a compressor makes of its tokens.
+
+    codes: the segments as tokens of the next level (S of them). segments: where they lie. entropies: (T,) or
+    None where the rule needs none. entropy_nats: (T,) −log p of the entropy model, None once it is frozen.
+    quantizer_loss: scalar.
+    """
+
+    codes: Tokens
+    segments: Segments
+    entropies: Tensor | None
+    entropy_nats: Tensor | None
+    quantizer_loss: Tensor
+
+
+class ByteSegmentCompressor(nn.Module):
+    """Cuts a sequence of tokens where they are hard to predict and turns each segment into Q codes.
+
+    A segment's codes depend on its own tokens alone: the same word has the same codes everywhere, as in a
+    vocabulary, but one that is learned and has no words outside it. (Pooling states that had seen the text before the
+    segment was tried: see notes.md.) Whether the tokens are bytes or the codes of a level below makes no
+    difference here.
+    """
+
+    def __init__(self, config: CompressorConfig, alphabet: Alphabet, vector_width: int = 0) -> None:
+        super().__init__()
+        self.config, self.alphabet = config, alphabet
+        self.code_alphabet = Alphabet(config.quantizer.codebook_size, config.quantizer.codes_per_segment)
+        check_rule(config.segmentation.rule, alphabet)
+        longest = config.segmentation.max_tokens_per_code
+        self.segmenter = Segmenter(config.segmentation)
+        self.entropy_model = (
+            EntropyModel(config.entropy_model, alphabet, vector_width)
+            if config.segmentation.rule in ENTROPY_RULES
+            else None
+        )
+        self.embedding = TokenEmbedding(alphabet, config.width, vector_width=vector_width)
+        self.place = nn.Embedding(longest, config.width)
+        self.pool = LearnedQueryAttention(config.width, config.queries, config.value_width, longest)
+        self.length = nn.Embedding(longest + 1, config.width)
+        self.blocks = nn.Sequential(
+            *(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers))
+        )
+        self.norm = RMSNorm(config.width)
+        self.quantizer = VectorQuantizer(config.quantizer, config.width)
+        self.register_buffer("frozen", torch.tensor(False))
+
+    def forward(self, tokens: Tokens) -> Compressed:
+        """tokens: T of them, packed → Compressed."""
+        entropies, nats = self.measure(tokens)
+        segments = self.segmenter(tokens, entropies)
+        codes, loss = self.encode(tokens, segments)
+        return Compressed(codes, segments, entropies, nats, loss)
+
+    def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
+        """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats once frozen."""
+        if self.entropy_model is None:
+            return None, None
+        if self.frozen or not torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.entropy_model(tokens)[0], None
+        return self.entropy_model(tokens)
+
+    def freeze(self) -> None:
+        """Ends the training of entropy model and threshold, for good: boundaries stay where they are."""
+        self.frozen.fill_(True)
+        if self.entropy_model is not None:
+            self.entropy_model.requires_grad_(False)
+
+    def encode(self, tokens: Tokens, segments: Segments) -> tuple[Tokens, Tensor]:
+        """Codes of given segments, and the quantizer's loss. Special tokens become special codes."""
+        first = segments.first_tokens
+        plain = ~tokens.special[first]  # (S,)
+        quantized = self.quantizer(self.pooled(tokens, segments)[plain])
+        number = tokens.ids[first, 0] - self.alphabet.codebook_size + self.code_alphabet.codebook_size
+        ids = number[:, None].repeat(1, self.code_alphabet.slots)
+        ids[plain] = quantized.codes
+        vectors = quantized.vectors.new_zeros(len(first), self.config.width)
+        vectors = vectors.index_put((plain.nonzero()[:, 0],), quantized.vectors)
+        return Tokens(ids, segments.packing, self.code_alphabet, vectors), quantized.loss
+
+    def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
+        """(S, D) what the quantizer reads: a function of each segment's own tokens."""
+        longest = self.place.num_embeddings
+        x = self.embedding(tokens) + self.place(segments.offsets.clamp(max=longest - 1))
+        x = self.pool(x, segments) + self.length(segments.lengths.clamp(max=longest))
+        return self.norm(self.blocks(x))

@@ -1,0 +1,160 @@
+"""Codes back to tokens, one level of the way down; and, for the language model, context to tokens.
+
+Two ways down share a level:
+
+    decompress   given a segment's quantized vector, its tokens: all segments and all places at once
+    predict      given the context before a segment and the tokens so far, the next token
+
+Letters: T packed tokens, S packed segments, L longest segment, D width, Q slots, K codes of the lower level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from components.segmentation import Segments
+from components.sliding_window_attention import AttentionCache
+from components.token_embedding import TokenEmbedding
+from components.token_head import NOTHING, ParallelHead
+from components.tokens import Alphabet, Tokens
+from components.transformer import ResidualMLP, RMSNorm, SlidingWindowTransformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class ExpanderConfig:
+    """Both ways down of one level.
+
+    width, layers, mlp_width: of the residual SwiGLU blocks that read a quantized vector. place_width: width
+    of the vector that each place of a segment gets from them. predictor: the transformer over tokens that
+    continues them from context. ngram_sizes, ngram_rows, ngram_width: see TokenEmbedding, for the predictor.
+    """
+
+    width: int = 512
+    layers: int = 2
+    mlp_width: int = 768
+    place_width: int = 96
+    predictor: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(width=192, layers=3, heads=4, window=32, mlp_width=512)
+    )
+    ngram_sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
+    ngram_rows: int = 32_768
+    ngram_width: int = 64
+
+
+class CodeExpander(nn.Module):
+    """Reads quantized vectors, never a table of code indices, so that reconstruction trains the codes.
+
+    alphabet: the lower level's tokens. vector_width: of the quantized vectors read by `decompress`.
+    context_width: of the context vectors read by `predict`. longest: L. lower_vector_width: width of the
+    lower tokens' own vectors (0 for bytes).
+    """
+
+    def __init__(
+        self,
+        config: ExpanderConfig,
+        alphabet: Alphabet,
+        vector_width: int,
+        context_width: int,
+        longest: int,
+        lower_vector_width: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config, self.alphabet, self.longest = config, alphabet, longest
+        self.from_vector = nn.Linear(vector_width, config.width, bias=False)
+        self.blocks = nn.Sequential(
+            *(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers))
+        )
+        self.norm = RMSNorm(config.width)
+        self.to_places = nn.Linear(config.width, (longest + 1) * config.place_width, bias=False)
+        self.place_mlp = ResidualMLP(config.place_width, 2 * config.place_width)
+        self.place_norm = RMSNorm(config.place_width)
+        self.head = ParallelHead(config.place_width, alphabet)
+
+        width = config.predictor.width
+        self.embedding = TokenEmbedding(
+            alphabet, width, config.ngram_sizes, config.ngram_rows, config.ngram_width, lower_vector_width
+        )
+        self.start = nn.Parameter(torch.zeros(width))
+        self.from_context = nn.Linear(context_width, width, bias=False)
+        self.predictor = SlidingWindowTransformer(config.predictor)
+
+    # decompress: quantized vectors → tokens
+
+    def places(self, vectors: Tensor) -> Tensor:
+        """(S, D) quantized vectors → (S, L + 1, P): a hidden vector for each place and one for an end after L."""
+        x = self.norm(self.blocks(self.from_vector(vectors)))
+        return self.to_places(x).view(len(vectors), self.longest + 1, self.config.place_width)
+
+    def reconstruction_nats(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
+        """−log p(tokens of the segment | its vector), its end included: (S,) nats; 0 for special segments.
+
+        The end is not coded after the longest possible segment, where nothing else can come.
+        """
+        plain = ~tokens.special[segments.first_tokens]  # (S,)
+        index, offsets, targets = self._targets(tokens, segments, plain)
+        hidden = self.places(vectors)[index, offsets]
+        nats = self.head.nats(self.place_norm(self.place_mlp(hidden)), targets)
+        return nats.new_zeros(len(plain)).index_add(0, index, nats)
+
+    def _targets(self, tokens: Tokens, segments: Segments, plain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Segment (P,), place (P,) and target (P, Q) of every token and every end that is coded."""
+        inside = plain[segments.of_token]
+        ends = (plain & (segments.lengths < self.longest)).nonzero()[:, 0]
+        end_targets = tokens.ids.new_full((len(ends), self.alphabet.slots), NOTHING)
+        end_targets[:, 0] = self.alphabet.codebook_size
+        index = torch.cat([segments.of_token[inside], ends])
+        offsets = torch.cat([segments.offsets[inside], segments.lengths[ends]])
+        return index, offsets, torch.cat([tokens.ids[inside], end_targets])
+
+    @torch.no_grad()
+    def expand(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The most probable tokens of all segments, in one step. (S, D) → ids (S, L, Q) and lengths (S,).
+
+        Places from a segment's length on hold nothing of meaning.
+        """
+        hidden = self.places(vectors)[:, : self.longest]
+        slots = self.head.logits(self.place_norm(self.place_mlp(hidden)).flatten(0, 1))
+        size = self.alphabet.codebook_size
+        first = slots[0].view(len(vectors), self.longest, size + 1)
+        ends = first.argmax(-1) == size
+        ends[:, 0] = False  # a segment has a token
+        lengths = torch.where(ends.any(1), ends.int().argmax(1), self.longest)
+        ids = torch.stack([slot[:, :size].argmax(-1) for slot in slots], dim=-1)
+        return ids.view(len(vectors), self.longest, self.alphabet.slots), lengths
+
+    # predict: context and tokens so far → the next token's hidden vector
+
+    def predict(
+        self, context: Tensor, tokens: Tokens, segments: Segments, caches: list[AttentionCache] | None = None
+    ) -> Tensor:
+        """(T, D') what is known of token t before it: from tokens < t and the context of its segment.
+
+        context: (S, C), vector s made from segments before s alone. Token t itself, and whether it turned out
+        special, change nothing here: see Segments.context.
+        """
+        x = (
+            tokens.packing.shift(self.embedding(tokens), self.start)
+            + self.from_context(context)[segments.context]
+        )
+        return self.predictor(x, tokens.packing, caches)
+
+    def begin(self, context: Tensor, caches: list[AttentionCache], rows: Tensor) -> Tensor:
+        """`predict` for the first token of rows (R,), context (R, C) → (R, D')."""
+        x = self.start.to(context.dtype) + self.from_context(context)
+        return self.predictor.step(x, caches, rows)
+
+    def step(
+        self,
+        context: Tensor,
+        ids: Tensor,
+        past: Tensor,
+        vectors: Tensor | None,
+        caches: list[AttentionCache],
+        rows: Tensor,
+    ) -> Tensor:
+        """`predict` for the token after ids (R, Q), with hashes past (R, reach) and context (R, C) → (R, D')."""
+        x = self.embedding.embed(ids, past, vectors) + self.from_context(context)
+        return self.predictor.step(x, caches, rows)

@@ -1,0 +1,66 @@
+"""The model at the top: a causal transformer over the highest codes.
+
+It does two things at once: predicts the next code (for `plan` and for the two-part likelihood) and gives
+each segment the context before it (for the predict path).
+
+Letters: S packed codes of all rows, Q slots, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from components.sliding_window_attention import AttentionCache
+from components.token_embedding import TokenEmbedding
+from components.token_head import DepthHead, targets_of
+from components.tokens import Alphabet, Tokens
+from components.transformer import SlidingWindowTransformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class TopTransformerConfig:
+    """transformer: its size, its window counted in codes. ngram_*: see TokenEmbedding; n = 1 is a whole code."""
+
+    transformer: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(width=384, layers=5, heads=6, window=128, mlp_width=1024)
+    )
+    ngram_sizes: tuple[int, ...] = (1, 2)
+    ngram_rows: int = 32_768
+    ngram_width: int = 64
+
+
+class CodeSequenceTransformer(nn.Module):
+    """Context before each code, and the distribution of each code given those before it."""
+
+    def __init__(self, config: TopTransformerConfig, alphabet: Alphabet, vector_width: int) -> None:
+        super().__init__()
+        width = config.transformer.width
+        self.width, self.alphabet = width, alphabet
+        self.embedding = TokenEmbedding(
+            alphabet, width, config.ngram_sizes, config.ngram_rows, config.ngram_width, vector_width
+        )
+        self.start = nn.Parameter(torch.zeros(width))
+        self.transformer = SlidingWindowTransformer(config.transformer)
+        self.head = DepthHead(width, alphabet)
+
+    def forward(self, codes: Tokens, caches: list[AttentionCache] | None = None) -> Tensor:
+        """→ (S, D): vector s is the context before code s, made from the codes before it in its row."""
+        x = codes.packing.shift(self.embedding(codes), self.start)
+        return self.transformer(x, codes.packing, caches)
+
+    def nats(self, context: Tensor, codes: Tokens) -> Tensor:
+        """−log p(code s | codes before it): (S,). BOS is not predicted and counts 0, EOS is."""
+        return self.head.nats(context, targets_of(codes))
+
+    def begin(self, caches: list[AttentionCache], rows: Tensor) -> Tensor:
+        """The context before the first code of rows (R,) → (R, D)."""
+        return self.transformer.step(self.start.expand(len(rows), -1), caches, rows)
+
+    def step(
+        self, ids: Tensor, past: Tensor, vectors: Tensor, caches: list[AttentionCache], rows: Tensor
+    ) -> Tensor:
+        """The context after one more code, ids (R, Q), with hashes past (R, reach) → (R, D)."""
+        return self.transformer.step(self.embedding.embed(ids, past, vectors), caches, rows)

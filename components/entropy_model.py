@@ -1,0 +1,83 @@
+"""The small causal language model whose uncertainty tells where segments begin.
+
+It is a part of its own, not the first layers of something larger, so that it can be trained early and
+frozen: boundaries that drift make codes drift. It always runs in fp32, because an entropy next to the
+threshold must fall on the same side in a batch, alone, and step by step.
+
+Letters: T packed tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from components.sliding_window_attention import AttentionCache
+from components.token_embedding import TokenEmbedding
+from components.token_head import ParallelHead, targets_of
+from components.tokens import Alphabet, Tokens
+from components.transformer import SlidingWindowTransformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class EntropyModelConfig:
+    """transformer: its size. ngram_sizes, ngram_rows, ngram_width: see TokenEmbedding."""
+
+    transformer: TransformerConfig = TransformerConfig(width=96, layers=1, heads=3, window=32, mlp_width=256)
+    ngram_sizes: tuple[int, ...] = (2, 3, 4, 5)
+    ngram_rows: int = 16_384
+    ngram_width: int = 64
+
+
+class EntropyModel(nn.Module):
+    """p(token | tokens before it) over a short window, slots taken as independent."""
+
+    def __init__(self, config: EntropyModelConfig, alphabet: Alphabet, vector_width: int) -> None:
+        super().__init__()
+        self.alphabet = alphabet
+        self.embedding = TokenEmbedding(
+            alphabet,
+            config.transformer.width,
+            config.ngram_sizes,
+            config.ngram_rows,
+            config.ngram_width,
+            vector_width,
+        )
+        self.transformer = SlidingWindowTransformer(config.transformer)
+        self.head = ParallelHead(config.transformer.width, alphabet)
+
+    def forward(self, tokens: Tokens, caches: list[AttentionCache] | None = None) -> tuple[Tensor, Tensor]:
+        """→ entropies (T,): H_t in nats of token t given those before it, and nats (T,): −log p(token t).
+
+        Where nothing is predicted the entropy is infinite (a row's first token) and the nats are 0 (there and
+        for BOS). `caches`, empty ones, are filled for `step`.
+        """
+        packing = tokens.packing
+        with torch.autocast(tokens.ids.device.type, enabled=False):
+            vectors = tokens.vectors.detach().float() if tokens.vectors is not None else None
+            x = self.embedding(Tokens(tokens.ids, packing, tokens.alphabet, vectors))
+            hidden = self.transformer(x, packing, caches)
+            before = packing.shift(hidden, torch.zeros_like(hidden[0]))
+            entropies = entropy(self.head.logits(before))
+            nats = self.head.nats(before, targets_of(tokens))
+        first = packing.positions == 0
+        return entropies.detach().masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
+
+    def step(
+        self, ids: Tensor, past: Tensor, vectors: Tensor | None, caches: list[AttentionCache], rows: Tensor
+    ) -> Tensor:
+        """Takes in one token a row, ids (R, Q) with hashes past (R, reach) → (R,) H of the next, in nats."""
+        with torch.autocast(ids.device.type, enabled=False):
+            x = self.embedding.embed(ids, past, vectors)
+            return entropy(self.head.logits(self.transformer.step(x, caches, rows)))
+
+
+def entropy(logits: list[Tensor]) -> Tensor:
+    """Σ over slots of −Σ p log p. logits: per slot (T, classes) → (T,) nats."""
+    total = torch.zeros(())
+    for slot in logits:
+        log_p = slot.log_softmax(-1)
+        total = total - (log_p.exp() * log_p).sum(-1)
+    return total

@@ -1,0 +1,172 @@
+"""The whole model: levels of compressors and expanders with one transformer on top.
+
+    bytes ─▶ compressor ─▶ codes¹ ─▶ compressor ─▶ codes² … ─▶ CodeSequenceTransformer ─▶ next code, context
+      ▲                      ▲                                      │                        │
+      └───── expander ───────┴───── expander ───────────────────────┘ decompress             │
+      └───── expander ───────┴───── expander ────────────────────────────────────────────────┘ predict
+
+Letters: B rows, N bytes a row, T packed bytes, S packed segments of a level, D width, Q codes a segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from components.byte_segment_compressor import ByteSegmentCompressor, Compressed, CompressorConfig
+from components.code_expander import CodeExpander, ExpanderConfig
+from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
+from components.token_head import DepthHead, targets_of
+from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """One level, up and down: what was compressor_level_configs and expander_* in the first version."""
+
+    compressor: CompressorConfig = field(default_factory=CompressorConfig)
+    expander: ExpanderConfig = field(default_factory=ExpanderConfig)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """levels: from the bytes up. The weights multiply losses that are all in nats per byte."""
+
+    levels: tuple[LevelConfig, ...] = (LevelConfig(),)
+    top_transformer_config: TopTransformerConfig = field(default_factory=TopTransformerConfig)
+    predict_loss_weight: float = 1.0
+    reconstruction_loss_weight: float = 1.0
+    top_lm_loss_weight: float = 0.2
+    aux_lm_loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError("levels is empty; a model has at least one level")
+
+
+class Level(nn.Module):
+    """A compressor and the expander that undoes it."""
+
+    def __init__(
+        self, config: LevelConfig, alphabet: Alphabet, lower_vector_width: int, context_width: int
+    ) -> None:
+        super().__init__()
+        self.compressor = ByteSegmentCompressor(config.compressor, alphabet, lower_vector_width)
+        self.expander = CodeExpander(
+            config.expander,
+            alphabet,
+            vector_width=config.compressor.width,
+            context_width=context_width,
+            longest=config.compressor.segmentation.max_tokens_per_code,
+            lower_vector_width=lower_vector_width,
+        )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Every loss of one batch, in nats per byte, and what they were measured on.
+
+    total: the weighted sum that is trained. predict: −log p(x), the exact path. codes: −log p(highest codes).
+    reconstruction: per level, −log p(its tokens | its codes). entropy: per level, of the entropy model, 0
+    where there is none or it is frozen. quantizer: per level. bytes: how many bytes were predicted.
+    """
+
+    total: Tensor
+    predict: Tensor
+    codes: Tensor
+    reconstruction: list[Tensor]
+    entropy: list[Tensor]
+    quantizer: list[Tensor]
+    bytes: int
+    compressed: list[Compressed]
+
+    @property
+    def two_part(self) -> Tensor:
+        """−log p(codes) − Σ log p(tokens | codes): an upper bound of −log p(x), in nats per byte."""
+        return self.codes + torch.stack(self.reconstruction).sum()
+
+
+class HierarchicalAutoencoder(nn.Module):
+    """Bytes to codes and back, level upon level, and a language model of bytes over the codes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        top_width = config.top_transformer_config.transformer.width
+        alphabet, vector_width, levels = BYTES, 0, []
+        for i, level in enumerate(config.levels):
+            above = config.levels[i + 1].expander.predictor.width if i + 1 < len(config.levels) else top_width
+            levels.append(Level(level, alphabet, vector_width, above))
+            alphabet, vector_width = levels[-1].compressor.code_alphabet, level.compressor.width
+        self.levels = nn.ModuleList(levels)
+        self.top = CodeSequenceTransformer(config.top_transformer_config, alphabet, vector_width)
+        self.byte_head = DepthHead(config.levels[0].expander.predictor.width, BYTES)
+        self.apply(_initialize)
+
+    def compress(self, rows: Tensor) -> list[Compressed]:
+        """(B, N) byte ids → what each level makes of them, from the lowest up."""
+        tokens, out = pack_bytes(rows), []
+        for level in self.levels:
+            out.append(level.compressor(tokens))
+            tokens = out[-1].codes
+        return out
+
+    def predict(self, tokens: Tokens, compressed: list[Compressed]) -> tuple[Tensor, Tensor]:
+        """The exact way down → hidden vectors (T, D) before each byte, and the context (S, D) before each top code."""
+        lower = [tokens, *(c.codes for c in compressed)]
+        top_context = context = self.top(lower[-1])
+        for i in reversed(range(len(self.levels))):
+            context = self.levels[i].expander.predict(context, lower[i], compressed[i].segments)
+        return context, top_context
+
+    def forward(self, rows: Tensor) -> Losses:
+        """(B, N) byte ids, PAD at the ends of rows → Losses. The first token of a row is not predicted."""
+        compressed = self.compress(rows)
+        tokens = pack_bytes(rows)
+        hidden, context = self.predict(tokens, compressed)
+
+        byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(
+            tokens.packing.positions == 0, 0.0
+        )
+        highest = compressed[-1].codes
+        code_nats = self.top.nats(context, highest).masked_fill(highest.packing.positions == 0, 0.0)
+        lower = [tokens, *(c.codes for c in compressed)]
+        bytes_ = max(int(((tokens.packing.positions > 0) & ~tokens.special).sum()), 1)
+        return self._weigh(
+            predict=byte_nats.sum() / bytes_,
+            codes=code_nats.sum() / bytes_,
+            reconstruction=[
+                level.expander.reconstruction_nats(c.codes.vectors, lower[i], c.segments).sum() / bytes_
+                for i, (level, c) in enumerate(zip(self.levels, compressed, strict=True))
+            ],
+            entropy=[
+                c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else hidden.new_zeros(())
+                for c in compressed
+            ],
+            quantizer=[c.quantizer_loss for c in compressed],
+            bytes_=bytes_,
+            compressed=compressed,
+        )
+
+    def _weigh(self, predict, codes, reconstruction, entropy, quantizer, bytes_, compressed) -> Losses:
+        config = self.config
+        total = (
+            config.predict_loss_weight * predict
+            + config.top_lm_loss_weight * codes
+            + config.reconstruction_loss_weight * torch.stack(reconstruction).sum()
+            + config.aux_lm_loss_weight * torch.stack(entropy).sum()
+            + torch.stack(quantizer).sum()
+        )
+        return Losses(total, predict, codes, reconstruction, entropy, quantizer, bytes_, compressed)
+
+
+def _initialize(module: nn.Module) -> None:
+    """Matrices at 1/√fan-in, embeddings small, so that all parts of a sum begin alike."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        nn.init.normal_(module.weight, std=0.02)

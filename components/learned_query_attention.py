@@ -1,0 +1,52 @@
+"""Pools each segment into one vector by attention with learned queries, at a cost linear in the tokens.
+
+Letters: T packed tokens, S segments, M queries, D width, V width of a value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from components.segmentation import Segments
+
+
+def segment_softmax(scores: Tensor, of_token: Tensor, segments: int) -> Tensor:
+    """Softmax over the tokens of each segment, for each column. scores: (T, M) → (T, M) weights."""
+    index = of_token[:, None].expand_as(scores)
+    highest = scores.new_full((segments, scores.shape[1]), float("-inf"))
+    highest = highest.scatter_reduce(0, index, scores.detach(), "amax")
+    weights = (scores - highest[of_token]).exp()
+    total = torch.zeros_like(highest).index_add(0, of_token, weights)
+    return weights / total[of_token]
+
+
+class LearnedQueryAttention(nn.Module):
+    """M learned queries attend to the tokens of a segment; their answers, side by side, are its vector.
+
+    A query's score of a token is query · key(token) plus a learned preference for the token's place in its
+    segment. The preferences begin with query i looking at place i, so the layer starts as an ordered
+    concatenation of the first M tokens, from which reconstruction can learn at once; plain averaging, the
+    usual start, forgets the order.
+
+    width: D in and out. queries: M. value_width: V. places: longest segment whose places are told apart.
+    """
+
+    def __init__(self, width: int, queries: int, value_width: int, places: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, value_width) * value_width**-0.5)
+        self.to_key_value = nn.Linear(width, 2 * value_width, bias=False)
+        self.to_out = nn.Linear(queries * value_width, width, bias=False)
+        looks_at = torch.arange(places)[:, None] * queries // places
+        self.place_preference = nn.Parameter(6.0 * (looks_at == torch.arange(queries)).float())
+
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        """x: (T, D) → (S, D). A segment's vector depends on its own tokens alone."""
+        count = len(segments.lengths)
+        keys, values = self.to_key_value(x).chunk(2, dim=-1)  # (T, V) each
+        place = segments.offsets.clamp(max=len(self.place_preference) - 1)
+        scores = (keys @ self.queries.T.to(keys.dtype)).float() + self.place_preference[place]
+        weights = segment_softmax(scores, segments.of_token, count).to(values.dtype)  # (T, M)
+        answers = (weights[:, :, None] * values[:, None, :]).flatten(1)  # (T, M·V)
+        pooled = answers.new_zeros(count, answers.shape[1]).index_add(0, segments.of_token, answers)
+        return self.to_out(pooled)

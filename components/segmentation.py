@@ -1,0 +1,207 @@
+"""Where segments begin: rules on the uncertainty of each token given the tokens before it.
+
+Whether a segment begins before token t is known before t is seen, for every rule, so generation needs no
+look-ahead and a likelihood may use the segment's context. Special tokens are segments of their own.
+
+Letters: B rows, T packed tokens, S packed segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from components.packing import Packing
+from components.tokens import BYTES, Alphabet, Tokens
+
+Rule = Literal["increase", "threshold", "both", "fixed", "whitespace"]
+ENTROPY_RULES = ("increase", "threshold", "both")
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """How a level is cut into segments.
+
+    rule: a segment begins at token t where, H_t being the entropy in nats of t given the tokens before it,
+        increase    H_t > H_(t-1) + threshold        (the rule of Abstractinator's first version)
+        threshold   H_t > threshold                  (BLT, arXiv 2412.09871)
+        both        H_t > threshold and H_t > H_(t-1)
+        fixed       every target_tokens_per_code tokens (CALM's chunks)
+        whitespace  after a run of bytes that are no letter, digit or part of a character (SpaceByte,
+                    arXiv 2404.14408); bytes only
+    target_tokens_per_code: mean length of a segment that the threshold is calibrated to.
+    max_tokens_per_code: longest segment; longer ones are cut.
+    train_fraction: part of the training during which the entropy model learns and the threshold follows it;
+        then both are frozen, so that boundaries, and with them codes, stop drifting.
+    """
+
+    rule: Rule = "threshold"
+    target_tokens_per_code: float = 4.5
+    max_tokens_per_code: int = 8
+    train_fraction: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.max_tokens_per_code < 1:
+            raise ValueError(f"max_tokens_per_code must be at least 1, not {self.max_tokens_per_code}")
+        if not 1 <= self.target_tokens_per_code <= self.max_tokens_per_code:
+            raise ValueError(
+                f"target_tokens_per_code ({self.target_tokens_per_code}) must lie between 1 and "
+                f"max_tokens_per_code ({self.max_tokens_per_code})"
+            )
+        if self.rule == "fixed" and self.target_tokens_per_code != int(self.target_tokens_per_code):
+            raise ValueError("the rule `fixed` needs a whole number as target_tokens_per_code")
+        if not 0 <= self.train_fraction <= 1:
+            raise ValueError(f"train_fraction must lie between 0 and 1, not {self.train_fraction}")
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A packed sequence of tokens cut into segments.
+
+    packing: of the segments, (S,) in all. of_token: (T,) segment of each token. offsets: (T,) place of each
+    token in its segment. lengths: (S,). context: (T,) the segment that token t was expected to belong to
+    before it was seen; it differs from `of_token` where a special token begins a segment unforeseen.
+    """
+
+    packing: Packing
+    of_token: Tensor
+    offsets: Tensor
+    lengths: Tensor
+    context: Tensor
+
+    @property
+    def first_tokens(self) -> Tensor:
+        """(S,) the packed place of each segment's first token."""
+        return self.lengths.cumsum(0) - self.lengths
+
+
+@dataclass
+class SegmentationState:
+    """What the rule remembers of B rows between tokens.
+
+    entropy: (B,) H of the last token. run: (B,) tokens since the rule last began a segment. spacelike: (B,)
+    whether the last token was one.
+    """
+
+    entropy: Tensor
+    run: Tensor
+    spacelike: Tensor
+
+
+def is_spacelike(byte: Tensor) -> Tensor:
+    """SpaceByte's set: a byte that is no ASCII letter or digit and begins or continues no longer character."""
+    letter = (byte >= 65) & (byte <= 90) | (byte >= 97) & (byte <= 122)
+    digit = (byte >= 48) & (byte <= 57)
+    return (byte < 128) & ~letter & ~digit
+
+
+class Segmenter(nn.Module):
+    """Cuts tokens into segments by one rule; holds the calibrated threshold (nats), kept in checkpoints."""
+
+    threshold: Tensor
+
+    def __init__(self, config: SegmentationConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("threshold", torch.tensor(0.0 if config.rule == "increase" else 1.0))
+
+    def forward(self, tokens: Tokens, entropies: Tensor | None) -> Segments:
+        """entropies: (T,) H_t in nats, None for the rules that need none."""
+        packing = tokens.packing
+        expected = self._longest_cut(self._begins(tokens, entropies, self.threshold), tokens)
+        starts = expected | tokens.special
+        of_token = starts.cumsum(0) - 1
+        place = torch.arange(packing.total, device=starts.device)
+        first = place[starts]
+        lengths = torch.diff(first, append=place.new_tensor([packing.total]))
+        per_row = torch.zeros_like(packing.lengths).index_add_(
+            0, packing.rows[starts], torch.ones_like(first)
+        )
+        context = of_token - (starts & ~expected).to(of_token.dtype)
+        return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
+
+    def _begins(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
+        """(T,) bool: where the rule itself, or a special token just before, begins a segment."""
+        packing, config = tokens.packing, self.config
+        row_start = packing.positions == 0
+        forced = row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device))
+        if config.rule == "fixed":
+            return forced
+        if config.rule == "whitespace":
+            space = is_spacelike(tokens.ids[:, 0])
+            nothing = torch.zeros((), dtype=torch.bool, device=space.device)
+            last = packing.shift(space, nothing)
+            return forced | (last & ~packing.shift(last, nothing))
+        assert entropies is not None, f"the rule {config.rule} needs entropies"
+        rises = entropies - packing.shift(entropies, entropies.new_tensor(float("inf")))
+        return forced | self._is_hard(entropies, rises, threshold)
+
+    def _is_hard(self, entropy: Tensor, rise: Tensor, threshold: Tensor) -> Tensor:
+        if self.config.rule == "increase":
+            return rise > threshold
+        hard = entropy > threshold
+        return hard & (rise > 0) if self.config.rule == "both" else hard
+
+    @property
+    def _cut(self) -> int:
+        """Length at which a run without a boundary is cut."""
+        config = self.config
+        return int(config.target_tokens_per_code) if config.rule == "fixed" else config.max_tokens_per_code
+
+    def _longest_cut(self, begins: Tensor, tokens: Tokens) -> Tensor:
+        """Adds a boundary every `_cut` tokens after each one; rows begin with one, so runs stay in their row."""
+        place = torch.arange(len(begins), device=begins.device)
+        last = torch.where(begins, place, 0).cummax(0).values
+        return begins | ((place - last) % self._cut == 0)
+
+    @torch.no_grad()
+    def calibrate(self, tokens: Tokens, entropies: Tensor, *, follow: float = 1.0) -> None:
+        """Moves the threshold to where the tokens' mean segment length is the target.
+
+        follow: 1 sets it; less moves it so far towards the value of this batch (a running calibration).
+        """
+        if self.config.rule not in ENTROPY_RULES:
+            return
+        wanted = tokens.packing.total / self.config.target_tokens_per_code
+        low, high = entropies.new_tensor(-20.0), entropies.new_tensor(20.0)
+        for _ in range(30):
+            middle = (low + high) / 2
+            starts = self._longest_cut(self._begins(tokens, entropies, middle), tokens) | tokens.special
+            too_many = starts.sum() > wanted
+            low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
+        self.threshold.lerp_(high.to(self.threshold), follow)
+
+    def begin(self, rows: int, device: torch.device) -> SegmentationState:
+        """The state before any token of `rows` rows."""
+        zeros = torch.zeros(rows, device=device)
+        return SegmentationState(zeros + float("inf"), zeros.long(), zeros.bool())
+
+    def step(
+        self, state: SegmentationState, rows: Tensor, token: Tensor, special: Tensor, entropy: Tensor
+    ) -> Tensor:
+        """Whether a segment begins before the next token: (R,) bool; equals `forward`.
+
+        rows: (R,) rows of the state that go on. token: (R,) the last token's first slot. special: (R,) bool,
+        whether it is a special one. entropy: (R,) H of the next token.
+        """
+        space = is_spacelike(token)
+        if self.config.rule == "fixed":
+            begins = special.clone()
+        elif self.config.rule == "whitespace":
+            begins = special | (space & ~state.spacelike[rows])
+        else:
+            begins = special | self._is_hard(entropy, entropy - state.entropy[rows], self.threshold)
+        run = torch.where(begins, 0, state.run[rows] + 1)
+        state.entropy[rows], state.run[rows], state.spacelike[rows] = entropy, run, space
+        return run % self._cut == 0
+
+
+def check_rule(rule: Rule, alphabet: Alphabet) -> None:
+    """Raises ValueError where the rule does not fit the tokens of a level."""
+    if rule == "whitespace" and alphabet != BYTES:
+        raise ValueError(
+            "the rule `whitespace` reads bytes; above the first level use `fixed` or an entropy rule"
+        )

@@ -1,0 +1,94 @@
+"""Vectors for tokens: a table a slot, hashed n-grams, and the quantized vectors behind codes.
+
+Letters: T packed tokens, Q slots, D width, G n-gram sizes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.tokens import Alphabet, Tokens
+
+# Odd 64-bit multipliers (splitmix64's and Knuth's); products wrap around, which is the mixing.
+_MIX = -7046029254386353131
+_SPREAD = 6364136223846793005
+HISTORY = -1  # stands for the tokens before a row begins
+
+
+def mix(state: Tensor, value: Tensor) -> Tensor:
+    """One round of a multiplicative hash on int64, equal on every machine."""
+    state = (state ^ value) * _MIX
+    return (state ^ ((state >> 29) & 0x7FFFFFFFF)) * _SPREAD
+
+
+def token_hash(ids: Tensor) -> Tensor:
+    """(…, Q) token ids → (…,) one 64-bit number a token."""
+    state = torch.zeros_like(ids[..., 0])
+    for slot in range(ids.shape[-1]):
+        state = mix(state, ids[..., slot] + 1)
+    return state
+
+
+class TokenEmbedding(nn.Module):
+    """Sum of a learned vector per slot, of hashed n-grams that end at the token, and of a linear map of its vector.
+
+    alphabet: what the tokens are. width: D. ngram_sizes: lengths n in tokens of the n-grams that are hashed
+    into one table of ngram_rows × ngram_width and summed (BLT, Pagnoni et al. 2024, section 3.2.1); n = 1 is
+    of use for tokens of several slots, where it is the whole tuple. vector_width: width of `Tokens.vectors`,
+    0 where tokens have none.
+    """
+
+    def __init__(
+        self,
+        alphabet: Alphabet,
+        width: int,
+        ngram_sizes: tuple[int, ...] = (),
+        ngram_rows: int = 0,
+        ngram_width: int = 64,
+        vector_width: int = 0,
+    ) -> None:
+        super().__init__()
+        self.alphabet, self.ngram_sizes, self.ngram_rows = alphabet, ngram_sizes, ngram_rows
+        self.slots = nn.ModuleList(nn.Embedding(alphabet.size, width) for _ in range(alphabet.slots))
+        if ngram_sizes:
+            self.ngrams = nn.EmbeddingBag(ngram_rows, ngram_width, mode="sum")
+            self.from_ngrams = nn.Linear(ngram_width, width, bias=False)
+        if vector_width:
+            self.from_vectors = nn.Linear(vector_width, width, bias=False)
+
+    @property
+    def reach(self) -> int:
+        """How many tokens, the newest included, a token's vector depends on."""
+        return max(self.ngram_sizes, default=1)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """→ (T, D); the vector of token t depends on the last `reach` tokens of its row up to t."""
+        hashes = token_hash(tokens.ids)
+        past = [hashes]
+        for back in range(1, self.reach):
+            moved = F.pad(hashes, (back, 0))[: len(hashes)]
+            past.append(torch.where(tokens.packing.positions >= back, moved, HISTORY))
+        return self.embed(tokens.ids, torch.stack(past, dim=1), tokens.vectors)
+
+    def embed(self, ids: Tensor, past: Tensor, vectors: Tensor | None) -> Tensor:
+        """ids (T, Q), past (T, reach) hashes of the tokens t, t-1, …, vectors (T, Dv) → (T, D)."""
+        x = self.slots[0](ids[:, 0])
+        for slot in range(1, len(self.slots)):
+            x = x + self.slots[slot](ids[:, slot])
+        if self.ngram_sizes:
+            x = x + self.from_ngrams(self.ngrams(self._ngram_rows(past)))
+        if vectors is not None:
+            x = x + self.from_vectors(vectors)
+        return x
+
+    def _ngram_rows(self, past: Tensor) -> Tensor:
+        """(T, reach) token hashes, newest first → (T, G) rows of the n-gram table."""
+        state = torch.zeros_like(past[:, 0])
+        rows = []
+        for n in range(1, self.reach + 1):
+            state = mix(state, past[:, n - 1])
+            if n in self.ngram_sizes:
+                rows.append(mix(state, torch.full_like(state, n)) % self.ngram_rows)
+        return torch.stack(rows, dim=1)

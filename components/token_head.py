@@ -1,0 +1,89 @@
+"""From hidden vectors to distributions over tokens, and to "no token": the end.
+
+Letters: T positions, D width, Q slots, K codes in a codebook.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.tokens import Alphabet, Tokens
+from components.transformer import ResidualMLP, RMSNorm
+
+NOTHING = -100  # a target that is not scored
+
+
+def targets_of(tokens: Tokens) -> Tensor:
+    """What a language model of these tokens has to predict: (T, Q).
+
+    EOS is the class K ("end") of slot 0. BOS is never predicted, nor are the further slots of a special token.
+    """
+    targets = tokens.ids.masked_fill(tokens.special[:, None], NOTHING)
+    targets[:, 0].masked_fill_(tokens.ids[:, 0] == tokens.alphabet.eos, tokens.alphabet.codebook_size)
+    return targets
+
+
+class ParallelHead(nn.Module):
+    """Slots independent of each other given the hidden vector: one look, for expanding a code at once."""
+
+    def __init__(self, width: int, alphabet: Alphabet) -> None:
+        super().__init__()
+        self.alphabet = alphabet
+        self.to_logits = nn.Linear(width, alphabet.slots * alphabet.codebook_size + 1)
+
+    def logits(self, hidden: Tensor) -> list[Tensor]:
+        """hidden: (T, D) → for slot 0 (T, K + 1) with "end" as class K, for the others (T, K); fp32."""
+        size = self.alphabet.codebook_size
+        flat = self.to_logits(hidden).float()
+        slots = [flat[:, slot * size : (slot + 1) * size] for slot in range(1, self.alphabet.slots)]
+        return [torch.cat([flat[:, :size], flat[:, -1:]], dim=1) if slots else flat, *slots]
+
+    def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
+        return _nats(self.logits(hidden), targets)
+
+
+class DepthHead(nn.Module):
+    """Slot q given the hidden vector and the slots before it: an exact joint distribution of the token.
+
+    p(c_1 … c_Q | h) = Π p(c_q | h, c_1 … c_(q-1)), as RQ-Transformer does (Lee et al. 2022, arXiv 2203.01941),
+    with a small block in place of the depth transformer. With one slot it is a linear layer.
+    """
+
+    def __init__(self, width: int, alphabet: Alphabet) -> None:
+        super().__init__()
+        self.alphabet = alphabet
+        size, slots = alphabet.codebook_size, alphabet.slots
+        self.earlier = nn.ModuleList(nn.Embedding(size, width) for _ in range(slots - 1))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(ResidualMLP(width, width), RMSNorm(width)) for _ in range(slots - 1)
+        )
+        self.to_logits = nn.ModuleList(
+            nn.Linear(width, size + (1 if slot == 0 else 0), bias=False) for slot in range(slots)
+        )
+
+    def slot_logits(self, hidden: Tensor, earlier: Tensor) -> Tensor:
+        """Logits of slot q = earlier.shape[1]; hidden (T, D), earlier (T, q) codes → (T, K + 1) or (T, K), fp32."""
+        slot = earlier.shape[1]
+        if slot:
+            for before in range(slot):
+                hidden = hidden + self.earlier[before](earlier[:, before])
+            hidden = self.blocks[slot - 1](hidden)
+        return self.to_logits[slot](hidden).float()
+
+    def logits(self, hidden: Tensor, targets: Tensor) -> list[Tensor]:
+        """Logits of every slot, the true earlier slots given (targets below 0 count as code 0)."""
+        known = targets.clamp(min=0, max=self.alphabet.codebook_size - 1)
+        return [self.slot_logits(hidden, known[:, :slot]) for slot in range(self.alphabet.slots)]
+
+    def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
+        return _nats(self.logits(hidden, targets), targets)
+
+
+def _nats(logits: list[Tensor], targets: Tensor) -> Tensor:
+    return torch.stack(
+        [F.cross_entropy(x, targets[:, slot], reduction="none") for slot, x in enumerate(logits)]
+    ).sum(0)

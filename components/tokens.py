@@ -1,0 +1,79 @@
+"""What a level reads and what it writes: tokens. Bytes are the tokens of level 0, codes those above it.
+
+Letters: T packed tokens, Q slots of a token (1 for bytes, codes per segment above), K codes in a codebook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.packing import Packing
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """What a token can be: Q slots of K codes each, or one of the special tokens outside the code space.
+
+    A special token holds its number in all its slots. For bytes (K = 256, Q = 1) the numbers are those of
+    ByteTokenizer: BOS 256, EOS 257, PAD 258.
+    """
+
+    codebook_size: int = 256
+    slots: int = 1
+
+    @property
+    def bos(self) -> int:
+        return self.codebook_size
+
+    @property
+    def eos(self) -> int:
+        return self.codebook_size + 1
+
+    @property
+    def pad(self) -> int:
+        return self.codebook_size + 2
+
+    @property
+    def size(self) -> int:
+        """Numbers that a slot can hold, special ones included."""
+        return self.codebook_size + 3
+
+
+BYTES = Alphabet()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A packed sequence of tokens of one level.
+
+    ids: (T, Q) int64. vectors: (T, D) the quantized vectors behind codes, through which gradients reach the
+    level below; None for bytes.
+    """
+
+    ids: Tensor
+    packing: Packing
+    alphabet: Alphabet
+    vectors: Tensor | None = None
+
+    @property
+    def special(self) -> Tensor:
+        """(T,) bool, true on BOS and EOS."""
+        return self.ids[:, 0] >= self.alphabet.codebook_size
+
+
+def pack_bytes(rows: Tensor) -> Tokens:
+    """(B, N) byte ids, padded at the ends of rows with PAD → packed Tokens.
+
+    Raises ValueError where an id is none of ByteTokenizer's or PAD stands before other tokens.
+    """
+    if rows.dim() != 2 or rows.dtype != torch.int64:
+        raise ValueError(f"rows must be a (B, N) int64 tensor, not {tuple(rows.shape)} {rows.dtype}")
+    if rows.numel() and (rows.min() < 0 or rows.max() > BYTES.pad):
+        raise ValueError(f"byte ids lie in 0…{BYTES.pad}; found {rows.min()}…{rows.max()}")
+    mask = rows != BYTES.pad
+    if (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise ValueError("PAD may stand only at the end of a row; pack rows from the left")
+    return Tokens(rows[mask][:, None], Packing.from_mask(mask), BYTES)

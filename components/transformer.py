@@ -1,0 +1,127 @@
+"""The one transformer that every part is made of: pre-norm blocks of windowed attention and SwiGLU.
+
+Letters: T packed tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.packing import Packing
+from components.sliding_window_attention import AttentionCache, SlidingWindowAttention
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Size of a SlidingWindowTransformer.
+
+    width: D. layers: blocks, 0 for none. heads: attention heads; width / heads must be even.
+    window: tokens that a token sees in one layer, itself included. mlp_width: hidden width of the SwiGLU.
+    """
+
+    width: int = 256
+    layers: int = 2
+    heads: int = 4
+    window: int = 64
+    mlp_width: int = 768
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "window", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.layers < 0:
+            raise ValueError(f"layers must be at least 0, not {self.layers}")
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        if self.width // self.heads % 2:
+            raise ValueError(
+                f"width / heads is {self.width // self.heads}; rotary positions need it to be even"
+            )
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang & Sennrich 2019) with a learned gain, in the precision of its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # torch's own module takes a slow path when weight and input differ in type, as under autocast.
+        return F.rms_norm(x, self.gain.shape, self.gain.to(x.dtype), 1e-5)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward block (Shazeer 2020, arXiv 2002.05202): width → 2 × hidden → width."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.to_hidden = nn.Linear(width, 2 * hidden, bias=False)
+        self.to_out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.to_hidden(x).chunk(2, dim=-1)
+        return self.to_out(F.silu(gate) * value)
+
+
+class ResidualMLP(nn.Module):
+    """x + SwiGLU(norm(x))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width)
+        self.mlp = SwiGLU(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.norm(x))
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + SwiGLU(norm(x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.width)
+        self.attention = SlidingWindowAttention(config.width, config.heads, config.window)
+        self.mlp = ResidualMLP(config.width, config.mlp_width)
+
+    def forward(self, x: Tensor, packing: Packing, cache: AttentionCache | None) -> Tensor:
+        return self.mlp(x + self.attention(self.norm(x), packing, cache))
+
+    def step(self, x: Tensor, cache: AttentionCache, rows: Tensor) -> Tensor:
+        return self.mlp(x + self.attention.step(self.norm(x), cache, rows))
+
+
+class SlidingWindowTransformer(nn.Module):
+    """Causal transformer over packed rows, x (T, D) → (T, D), normed at the end.
+
+    Position t sees positions t, t-1, … of its row and nothing else. `step` continues a row token by token
+    and equals `forward`; its caches hold one window per layer.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width)
+
+    def forward(self, x: Tensor, packing: Packing, caches: list[AttentionCache] | None = None) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # a half-width residual stream
+        for i, block in enumerate(self.blocks):
+            x = block(x, packing, caches[i] if caches is not None else None)
+        return self.norm(x)
+
+    def step(self, x: Tensor, caches: list[AttentionCache], rows: Tensor) -> Tensor:
+        """x: (R, D), the next token of the cache rows `rows` (R,) → (R, D)."""
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x = block.step(x, cache, rows)
+        return self.norm(x)
+
+    def empty_caches(self, rows: int, device: torch.device) -> list[AttentionCache]:
+        """One empty cache a layer."""
+        return [b.attention.empty_cache(rows, device, self.norm.gain.dtype) for b in self.blocks]  # type: ignore

@@ -1,0 +1,269 @@
+"""Vectors to codes and back. One contract, four kinds:
+
+    fsq           finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505); no codebook to collapse
+    vq            codebook moved by running means (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1)
+    residual_vq   the same, each codebook quantizing what the ones before it left (SoundStream, arXiv 2107.03312)
+    simvq         frozen codebook seen through one learned linear map (Zhu et al. 2024, arXiv 2411.02038)
+
+Everything here runs in fp32: in bf16 a running mean with decay 0.99 stands still, and indices of one vector
+differ from machine to machine.
+
+Letters: S vectors, D width, Q codes a vector, K codes in a codebook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Kind = Literal["fsq", "vq", "residual_vq", "simvq"]
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """kind: see the module. codes_per_segment: Q. codebook_size: K of each codebook.
+
+    fsq_levels: values per dimension of one FSQ code, their product being codebook_size; ignored elsewhere.
+    decay: of the running means (vq, residual_vq). commitment: weight of ‖z − sg(code)‖² in the loss.
+    revive_after: a code that was chosen by less than this share of an even split of the vectors, as a
+    running mean, is moved onto a vector of the batch (vq, residual_vq); 0 switches it off.
+    """
+
+    kind: Kind = "fsq"
+    codes_per_segment: int = 3
+    codebook_size: int = 512
+    fsq_levels: tuple[int, ...] = (8, 8, 8)
+    decay: float = 0.99
+    commitment: float = 0.25
+    revive_after: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.codes_per_segment < 1:
+            raise ValueError(f"codes_per_segment must be at least 1, not {self.codes_per_segment}")
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, not {self.codebook_size}")
+        if self.kind == "fsq":
+            product = 1
+            for level in self.fsq_levels:
+                product *= level
+            if product != self.codebook_size:
+                raise ValueError(
+                    f"codebook_size is {self.codebook_size} but the product of fsq_levels is {product}; "
+                    "set both, for example codebook_size=512 fsq_levels=[8,8,8]"
+                )
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), not {self.decay}")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """vectors: (S, D) with gradients to the input. codes: (S, Q) int64. loss: scalar of the quantizer's own."""
+
+    vectors: Tensor
+    codes: Tensor
+    loss: Tensor
+
+
+@torch.no_grad()
+def nearest_code(z: Tensor, codebook: Tensor, *, scratch_bytes: int = 32 << 20) -> Tensor:
+    """Index of the nearest codebook row (Euclidean) of each vector. z: (S, D), codebook: (K, D) → (S,).
+
+    Never holds S×K: blocks of vectors against blocks of codes, with the best of each block folded into the
+    best so far, in a scratch of at most `scratch_bytes`.
+    """
+    block = min(len(codebook), 4096)
+    rows = max(1, scratch_bytes // (4 * block) // 2)
+    half_norms = codebook.square().sum(1) / 2 if len(codebook) <= 4096 else None
+    indices = torch.empty(len(z), dtype=torch.int64, device=z.device)
+    for start in range(0, len(z), rows):
+        part = z[start : start + rows]
+        best = part.new_full((len(part),), float("-inf"))
+        where = torch.zeros(len(part), dtype=torch.int64, device=z.device)
+        for first in range(0, len(codebook), block):
+            codes = codebook[first : first + block]
+            halves = (
+                half_norms if half_norms is not None else torch.linalg.vector_norm(codes, dim=1).square() / 2
+            )
+            # argmin ‖z − c‖² = argmax z·c − ‖c‖²/2
+            score, index = torch.addmm(halves, part, codes.T, beta=-1).max(1)
+            closer = score > best
+            best = torch.where(closer, score, best)
+            where = torch.where(closer, index + first, where)
+        indices[start : start + rows] = where
+    return indices
+
+
+def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
+    """The quantized value forward, the gradient of z backward (Bengio et al. 2013)."""
+    return z + (quantized - z).detach()
+
+
+class EMACodebook(nn.Module):
+    """K code vectors that are running means of the vectors assigned to them, with revival of dead codes."""
+
+    codes: Tensor
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, size: int, width: int, decay: float, revive_after: float) -> None:
+        super().__init__()
+        self.decay, self.revive_after = decay, revive_after
+        codes = torch.randn(size, width) * width**-0.5
+        self.register_buffer("codes", codes)
+        # Count 1 for each initial vector: with 0, the first division would blow codes up.
+        self.register_buffer("sums", codes.clone())
+        self.register_buffer("counts", torch.ones(size))
+        self.register_buffer("started", torch.tensor(False))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z: (S, D) → indices (S,), codes (S, D); in training the codebook follows z."""
+        if self.training and len(z) and not self.started:
+            self._start(z.detach())
+        indices = nearest_code(z, self.codes)
+        chosen = self.codes[indices]
+        if self.training and len(z):
+            self._follow(z.detach(), indices)
+        return indices, chosen
+
+    @torch.no_grad()
+    def _start(self, z: Tensor) -> None:
+        """Begins at vectors of the first batch, which lie where the data lies."""
+        picks = torch.randint(len(z), (len(self.codes),), device=z.device)
+        self.codes.copy_(z[picks])
+        self.codes.add_(torch.randn_like(self.codes), alpha=float(z.std()) * 0.01 if z.numel() > 1 else 0.0)
+        self.sums.copy_(self.codes)
+        self.started.fill_(True)
+
+    @torch.no_grad()
+    def _follow(self, z: Tensor, indices: Tensor) -> None:
+        # Index-add in place: no S×K one-hot matrix and no second K×D array.
+        keep = 1 - self.decay
+        self.counts.mul_(self.decay).index_add_(0, indices, torch.ones_like(z[:, 0]), alpha=keep)
+        self.sums.mul_(self.decay).index_add_(0, indices, z.to(self.sums.dtype), alpha=keep)
+        torch.div(self.sums, self.counts.clamp(min=1e-6)[:, None], out=self.codes)
+        dead = self.counts < self.revive_after * len(z) / len(self.codes)
+        if self.revive_after and dead.any():
+            self._revive(dead, z)
+
+    def _revive(self, dead: Tensor, z: Tensor) -> None:
+        """Moves dead codes onto vectors of the batch, with the count of an evenly used code."""
+        places = dead.nonzero()[:, 0]
+        vectors = z[torch.randint(len(z), (len(places),), device=z.device)].to(self.codes.dtype)
+        even = max(len(z) / len(self.codes), 1e-3)
+        self.codes[places], self.counts[places], self.sums[places] = vectors, even, vectors * even
+
+
+class FrozenCodebook(nn.Module):
+    """SimVQ: K fixed random vectors through one learned linear map, so that every code moves with each step."""
+
+    basis: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("basis", torch.randn(size, width) * width**-0.5)
+        self.map = nn.Linear(width, width, bias=False)
+
+    @property
+    def codes(self) -> Tensor:
+        return self.map(self.basis)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z: (S, D) → indices (S,), codes (S, D) with gradients to the map."""
+        indices = nearest_code(z, self.codes.detach())
+        return indices, self.map(self.basis[indices])
+
+
+class VectorQuantizer(nn.Module):
+    """Quantizes (S, D) vectors to (S, Q) codes; see QuantizerConfig.
+
+    vq and simvq split a vector into Q parts, each with a codebook of its own; residual_vq and its codebooks
+    work on the whole width; fsq maps the vector to Q × len(fsq_levels) numbers and rounds them.
+    Raises ValueError where `width` cannot be split.
+    """
+
+    def __init__(self, config: QuantizerConfig, width: int) -> None:
+        super().__init__()
+        self.config, self.width = config, width
+        slots, size = config.codes_per_segment, config.codebook_size
+        if config.kind == "fsq":
+            from vector_quantize_pytorch import FSQ
+
+            inner = slots * len(config.fsq_levels)
+            self.lattice = FSQ(list(config.fsq_levels), num_codebooks=slots, keep_num_codebooks_dim=True)
+            self.project_in, self.project_out = nn.Linear(width, inner), nn.Linear(inner, width)
+            return
+        if config.kind != "residual_vq" and width % slots:
+            raise ValueError(f"codes_per_segment ({slots}) must divide the quantizer's width ({width})")
+        part = width if config.kind == "residual_vq" else width // slots
+        self.codebooks = nn.ModuleList(
+            FrozenCodebook(size, part)
+            if config.kind == "simvq"
+            else EMACodebook(size, part, config.decay, config.revive_after)
+            for _ in range(slots)
+        )
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.config.codebook_size
+
+    def forward(self, z: Tensor) -> Quantized:
+        """z: (S, D), packed valid vectors (there is no mask: padding is never a vector). S may be 0."""
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            if not len(z):
+                empty = torch.zeros(0, self.config.codes_per_segment, dtype=torch.int64, device=z.device)
+                return Quantized(z, empty, z.sum())
+            if self.config.kind == "fsq":
+                return self._fsq(z)
+            if self.config.kind == "residual_vq":
+                return self._residual(z)
+            return self._split(z)
+
+    def encode(self, z: Tensor) -> Tensor:
+        """z: (S, D) → codes (S, Q); changes no state."""
+        was_training = self.training
+        try:
+            return self.eval()(z).codes
+        finally:
+            self.train(was_training)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes: (S, Q) → the quantized vectors (S, D) that `forward` gave with them."""
+        with torch.autocast(codes.device.type, enabled=False):
+            if self.config.kind == "fsq":
+                lattice = self.lattice.indices_to_codes(codes.view(1, *codes.shape))[0]
+                return self.project_out(lattice)
+            parts = [book.codes[codes[:, q]] for q, book in enumerate(self.codebooks)]  # type: ignore[union-attr,index]
+            if self.config.kind == "residual_vq":
+                return torch.stack(parts).sum(0)
+            return torch.cat(parts, dim=1)
+
+    def _fsq(self, z: Tensor) -> Quantized:
+        lattice, codes = self.lattice(self.project_in(z)[None])
+        return Quantized(self.project_out(lattice[0]), codes[0].long(), z.new_zeros(()))
+
+    def _split(self, z: Tensor) -> Quantized:
+        parts = z.chunk(len(self.codebooks), dim=1)
+        indices, codes = zip(
+            *(book(part) for book, part in zip(self.codebooks, parts, strict=True)), strict=True
+        )
+        return self._straight(z, torch.cat(codes, dim=1), torch.stack(indices, dim=1))
+
+    def _residual(self, z: Tensor) -> Quantized:
+        left, total, indices = z, torch.zeros_like(z), []
+        for book in self.codebooks:
+            index, code = book(left)
+            left, total = left - code.detach(), total + code
+            indices.append(index)
+        return self._straight(z, total, torch.stack(indices, dim=1))
+
+    def _straight(self, z: Tensor, quantized: Tensor, codes: Tensor) -> Quantized:
+        loss = self.config.commitment * F.mse_loss(z, quantized.detach())
+        if self.config.kind == "simvq":
+            loss = loss + F.mse_loss(quantized, z.detach())
+        return Quantized(straight_through(z, quantized), codes, loss)
