@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.entropy_model import EntropyModel, EntropyModelConfig
+from components.sliding_window_attention import AttentionCache
 from components.learned_query_attention import LearnedQueryAttention
 from components.segmentation import ENTROPY_RULES, SegmentationConfig, Segmenter, Segments, check_rule
 from components.token_embedding import TokenEmbedding
@@ -64,7 +65,7 @@ class ByteSegmentCompressor(nn.Module):
 
     def __init__(self, config: CompressorConfig, alphabet: Alphabet, vector_width: int = 0) -> None:
         super().__init__()
-        self.config, self.alphabet = config, alphabet
+        self.config, self.alphabet, self.vector_width = config, alphabet, vector_width
         self.code_alphabet = Alphabet(config.quantizer.codebook_size, config.quantizer.codes_per_segment)
         check_rule(config.segmentation.rule, alphabet)
         longest = config.segmentation.max_tokens_per_code
@@ -85,21 +86,23 @@ class ByteSegmentCompressor(nn.Module):
         self.quantizer = VectorQuantizer(config.quantizer, config.width)
         self.register_buffer("frozen", torch.tensor(False))
 
-    def forward(self, tokens: Tokens) -> Compressed:
-        """tokens: T of them, packed → Compressed."""
-        entropies, nats = self.measure(tokens)
+    def forward(self, tokens: Tokens, caches: list[AttentionCache] | None = None) -> Compressed:
+        """tokens: T of them, packed → Compressed. `caches`, empty ones, are filled for the entropy model's `step`."""
+        entropies, nats = self.measure(tokens, caches)
         segments = self.segmenter(tokens, entropies)
         codes, loss = self.encode(tokens, segments)
         return Compressed(codes, segments, entropies, nats, loss)
 
-    def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
+    def measure(
+        self, tokens: Tokens, caches: list[AttentionCache] | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats once frozen."""
         if self.entropy_model is None:
             return None, None
         if self.frozen or not torch.is_grad_enabled():
             with torch.no_grad():
-                return self.entropy_model(tokens)[0], None
-        return self.entropy_model(tokens)
+                return self.entropy_model(tokens, caches)[0], None
+        return self.entropy_model(tokens, caches)
 
     def freeze(self) -> None:
         """Ends the training of entropy model and threshold, for good: boundaries stay where they are."""

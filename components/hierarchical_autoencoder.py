@@ -10,7 +10,9 @@ Letters: B rows, N bytes a row, T packed bytes, S packed segments of a level, D 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 from components.byte_segment_compressor import ByteSegmentCompressor, Compressed, CompressorConfig
 from components.code_expander import CodeExpander, ExpanderConfig
 from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
+from components.packing import Packing
+from components.sliding_window_attention import AttentionCache
 from components.token_head import DepthHead, targets_of
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 
@@ -46,8 +50,19 @@ class ModelConfig:
             raise ValueError("levels is empty; a model has at least one level")
 
 
+@dataclass(frozen=True)
+class Decompressed:
+    """tokens: the bytes, T of them, packed. code: (T,) the place of the highest code that each came from."""
+
+    tokens: Tokens
+    code: Tensor
+
+
 class Level(nn.Module):
     """A compressor and the expander that undoes it."""
+
+    compressor: ByteSegmentCompressor
+    expander: CodeExpander
 
     def __init__(
         self, config: LevelConfig, alphabet: Alphabet, lower_vector_width: int, context_width: int
@@ -62,6 +77,21 @@ class Level(nn.Module):
             longest=config.compressor.segmentation.max_tokens_per_code,
             lower_vector_width=lower_vector_width,
         )
+
+    @torch.no_grad()
+    def decompress(self, codes: Tokens) -> tuple[Tokens, Tensor]:
+        """Codes (S) → the most probable tokens (T), and of which code each is a part (T,)."""
+        compressor, expander = self.compressor, self.expander
+        size, special = codes.alphabet.codebook_size, codes.special
+        vectors = compressor.quantizer.decode(codes.ids.clamp(max=size - 1))
+        ids, lengths = expander.expand(vectors)
+        ids[special, 0] = codes.ids[special, :1] - size + compressor.alphabet.codebook_size
+        lengths = lengths.masked_fill(special, 1)
+
+        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (S, L)
+        per_row = torch.zeros_like(codes.packing.lengths).index_add_(0, codes.packing.rows, lengths)
+        tokens = Tokens(ids[inside], Packing.from_lengths(per_row), compressor.alphabet)
+        return tokens, inside.nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
@@ -105,13 +135,42 @@ class HierarchicalAutoencoder(nn.Module):
         self.byte_head = DepthHead(config.levels[0].expander.predictor.width, BYTES)
         self.apply(_initialize)
 
-    def compress(self, rows: Tensor) -> list[Compressed]:
-        """(B, N) byte ids → what each level makes of them, from the lowest up."""
-        tokens, out = pack_bytes(rows), []
-        for level in self.levels:
-            out.append(level.compressor(tokens))
+    def compress(self, tokens: Tokens, caches: list[list[AttentionCache]] | None = None) -> list[Compressed]:
+        """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up.
+
+        caches: per level, empty ones, filled for the entropy models' `step`.
+        """
+        out: list[Compressed] = []
+        for i, level in enumerate(self.levels):
+            out.append(level.compressor(tokens, caches[i] if caches is not None else None))
             tokens = out[-1].codes
         return out
+
+    @torch.no_grad()
+    def decompress(self, codes: Tokens) -> Decompressed:
+        """The highest codes → bytes, greedily, one parallel step a level.
+
+        Nothing but `codes.ids` is read. Special codes become the special tokens they stand for.
+        """
+        tokens, code = codes, torch.arange(codes.packing.total, device=codes.ids.device)
+        for level in reversed(self.levels):
+            tokens, parent = level.decompress(tokens)
+            code = code[parent]
+        return Decompressed(tokens, code)
+
+    @property
+    def target_bytes_per_code(self) -> float:
+        """Bytes that a highest code is calibrated to stand for."""
+        targets = (level.compressor.segmentation.target_tokens_per_code for level in self.config.levels)
+        return math.prod(targets)
+
+    def generate_bytes(self, prompt: bytes | list[bytes], **settings: Any) -> Any:
+        """The continuation of a prompt, or of each prompt of a list; settings as in GenerationConfig."""
+        from components.generation import GenerationConfig, generate_bytes
+
+        prompts = [prompt] if isinstance(prompt, bytes) else prompt
+        texts = generate_bytes(self, prompts, GenerationConfig(**settings))
+        return texts[0] if isinstance(prompt, bytes) else texts
 
     def predict(self, tokens: Tokens, compressed: list[Compressed]) -> tuple[Tensor, Tensor]:
         """The exact way down → hidden vectors (T, D) before each byte, and the context (S, D) before each top code."""
@@ -123,8 +182,8 @@ class HierarchicalAutoencoder(nn.Module):
 
     def forward(self, rows: Tensor) -> Losses:
         """(B, N) byte ids, PAD at the ends of rows → Losses. The first token of a row is not predicted."""
-        compressed = self.compress(rows)
         tokens = pack_bytes(rows)
+        compressed = self.compress(tokens)
         hidden, context = self.predict(tokens, compressed)
 
         byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(

@@ -90,6 +90,10 @@ class SegmentationState:
     run: Tensor
     spacelike: Tensor
 
+    def remember_token(self, rows: Tensor, token: Tensor) -> None:
+        """Notes the last token, (R,) first slots, of some rows."""
+        self.spacelike[rows] = is_spacelike(token)
+
 
 def is_spacelike(byte: Tensor) -> Tensor:
     """SpaceByte's set: a byte that is no ASCII letter or digit and begins or continues no longer character."""
@@ -180,23 +184,24 @@ class Segmenter(nn.Module):
         return SegmentationState(zeros + float("inf"), zeros.long(), zeros.bool())
 
     def step(
-        self, state: SegmentationState, rows: Tensor, token: Tensor, special: Tensor, entropy: Tensor
+        self, state: SegmentationState, rows: Tensor, token: Tensor, special: Tensor, entropy: Tensor | None
     ) -> Tensor:
         """Whether a segment begins before the next token: (R,) bool; equals `forward`.
 
         rows: (R,) rows of the state that go on. token: (R,) the last token's first slot. special: (R,) bool,
-        whether it is a special one. entropy: (R,) H of the next token.
+        whether it is a special one. entropy: (R,) H of the next token, None for the rules that need none.
         """
-        space = is_spacelike(token)
         if self.config.rule == "fixed":
             begins = special.clone()
         elif self.config.rule == "whitespace":
-            begins = special | (space & ~state.spacelike[rows])
+            begins = special | (is_spacelike(token) & ~state.spacelike[rows])
         else:
+            assert entropy is not None, f"the rule {self.config.rule} needs entropies"
             begins = special | self._is_hard(entropy, entropy - state.entropy[rows], self.threshold)
-        run = torch.where(begins, 0, state.run[rows] + 1)
-        state.entropy[rows], state.run[rows], state.spacelike[rows] = entropy, run, space
-        return run % self._cut == 0
+            state.entropy[rows] = entropy
+        state.run[rows] = torch.where(begins, 0, state.run[rows] + 1)
+        state.remember_token(rows, token)
+        return state.run[rows] % self._cut == 0
 
 
 def check_rule(rule: Rule, alphabet: Alphabet) -> None:

@@ -139,6 +139,10 @@ class AttentionCache:
         self.values[rows, :, slots] = v[recent].to(self.values.dtype)
         self.counts.copy_(packing.lengths)
 
+    def forget_last(self) -> None:
+        """Takes the last token of every row back; its slot held the one token that the next cannot see."""
+        self.counts.sub_(1)
+
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864). x: (T, H, d), positions: (T,)."""
