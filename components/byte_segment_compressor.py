@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from components.entropy_model import EntropyModel, EntropyModelConfig
-from components.sliding_window_attention import AttentionCache
 from components.learned_query_attention import LearnedQueryAttention
 from components.segmentation import ENTROPY_RULES, SegmentationConfig, Segmenter, Segments, check_rule
+from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding
 from components.tokens import Alphabet, Tokens
 from components.transformer import ResidualMLP, RMSNorm
@@ -42,11 +42,12 @@ class CompressorConfig:
 class Compressed:
     """What a compressor makes of its tokens.
 
-    codes: the segments as tokens of the next level (S of them). segments: where they lie. entropies: (T,) or
-    None where the rule needs none. entropy_nats: (T,) −log p of the entropy model, None once it is frozen.
-    quantizer_loss: scalar.
+    tokens: those that went in. codes: the segments as tokens of the next level (S of them). segments: where
+    they lie. entropies: (T,) or None where the rule needs none. entropy_nats: (T,) −log p of the entropy model,
+    None once it is frozen. quantizer_loss: scalar.
     """
 
+    tokens: Tokens
     codes: Tokens
     segments: Segments
     entropies: Tensor | None
@@ -62,6 +63,8 @@ class ByteSegmentCompressor(nn.Module):
     segment was tried: see notes.md.) Whether the tokens are bytes or the codes of a level below makes no
     difference here.
     """
+
+    frozen: Tensor
 
     def __init__(self, config: CompressorConfig, alphabet: Alphabet, vector_width: int = 0) -> None:
         super().__init__()
@@ -79,9 +82,7 @@ class ByteSegmentCompressor(nn.Module):
         self.place = nn.Embedding(longest, config.width)
         self.pool = LearnedQueryAttention(config.width, config.queries, config.value_width, longest)
         self.length = nn.Embedding(longest + 1, config.width)
-        self.blocks = nn.Sequential(
-            *(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers))
-        )
+        self.blocks = nn.Sequential(*(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers)))
         self.norm = RMSNorm(config.width)
         self.quantizer = VectorQuantizer(config.quantizer, config.width)
         self.register_buffer("frozen", torch.tensor(False))
@@ -91,7 +92,7 @@ class ByteSegmentCompressor(nn.Module):
         entropies, nats = self.measure(tokens, caches)
         segments = self.segmenter(tokens, entropies)
         codes, loss = self.encode(tokens, segments)
-        return Compressed(codes, segments, entropies, nats, loss)
+        return Compressed(tokens, codes, segments, entropies, nats, loss)
 
     def measure(
         self, tokens: Tokens, caches: list[AttentionCache] | None = None

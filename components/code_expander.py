@@ -64,9 +64,7 @@ class CodeExpander(nn.Module):
         super().__init__()
         self.config, self.alphabet, self.longest = config, alphabet, longest
         self.from_vector = nn.Linear(vector_width, config.width, bias=False)
-        self.blocks = nn.Sequential(
-            *(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers))
-        )
+        self.blocks = nn.Sequential(*(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers)))
         self.norm = RMSNorm(config.width)
         self.to_places = nn.Linear(config.width, (longest + 1) * config.place_width, bias=False)
         self.place_mlp = ResidualMLP(config.place_width, 2 * config.place_width)
@@ -135,10 +133,7 @@ class CodeExpander(nn.Module):
         context: (S, C), vector s made from segments before s alone. Token t itself, and whether it turned out
         special, change nothing here: see Segments.context.
         """
-        x = (
-            tokens.packing.shift(self.embedding(tokens), self.start)
-            + self.from_context(context)[segments.context]
-        )
+        x = tokens.packing.shift(self.embedding(tokens), self.start) + self.from_context(context)[segments.context]
         return self.predictor(x, tokens.packing, caches)
 
     def begin(self, context: Tensor, caches: list[AttentionCache], rows: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class CodeSequenceTransformer(nn.Module):
         return self.transformer.step(self.start.expand(len(rows), -1), caches, rows)
 
     def step(
-        self, ids: Tensor, past: Tensor, vectors: Tensor, caches: list[AttentionCache], rows: Tensor
+        self, ids: Tensor, past: Tensor, vectors: Tensor | None, caches: list[AttentionCache], rows: Tensor
     ) -> Tensor:
         """The context after one more code, ids (R, Q), with hashes past (R, reach) → (R, D)."""
         return self.transformer.step(self.embedding.embed(ids, past, vectors), caches, rows)

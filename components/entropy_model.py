@@ -9,7 +9,7 @@ Letters: T packed tokens, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ from components.transformer import SlidingWindowTransformer, TransformerConfig
 class EntropyModelConfig:
     """transformer: its size. ngram_sizes, ngram_rows, ngram_width: see TokenEmbedding."""
 
-    transformer: TransformerConfig = TransformerConfig(width=96, layers=1, heads=3, window=32, mlp_width=256)
+    transformer: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(width=96, layers=1, heads=3, window=32, mlp_width=256)
+    )
     ngram_sizes: tuple[int, ...] = (2, 3, 4, 5)
     ngram_rows: int = 16_384
     ngram_width: int = 64

@@ -75,9 +75,7 @@ class Sampler:
 
 
 @torch.no_grad()
-def generate_bytes(
-    model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig
-) -> list[bytes]:
+def generate_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> list[bytes]:
     """Continuations of the prompts, each without its prompt, ended by EOS or the bound.
 
     Prompts may differ in length and are not truncated: attention windows bound the memory, not the text.

@@ -11,8 +11,9 @@ Letters: B rows, N bytes a row, T packed bytes, S packed segments of a level, D 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,7 @@ class Level(nn.Module):
     compressor: ByteSegmentCompressor
     expander: CodeExpander
 
-    def __init__(
-        self, config: LevelConfig, alphabet: Alphabet, lower_vector_width: int, context_width: int
-    ) -> None:
+    def __init__(self, config: LevelConfig, alphabet: Alphabet, lower_vector_width: int, context_width: int) -> None:
         super().__init__()
         self.compressor = ByteSegmentCompressor(config.compressor, alphabet, lower_vector_width)
         self.expander = CodeExpander(
@@ -130,7 +129,7 @@ class HierarchicalAutoencoder(nn.Module):
             above = config.levels[i + 1].expander.predictor.width if i + 1 < len(config.levels) else top_width
             levels.append(Level(level, alphabet, vector_width, above))
             alphabet, vector_width = levels[-1].compressor.code_alphabet, level.compressor.width
-        self.levels = nn.ModuleList(levels)
+        self.levels = cast(Sequence[Level], nn.ModuleList(levels))
         self.top = CodeSequenceTransformer(config.top_transformer_config, alphabet, vector_width)
         self.byte_head = DepthHead(config.levels[0].expander.predictor.width, BYTES)
         self.apply(_initialize)
@@ -186,9 +185,7 @@ class HierarchicalAutoencoder(nn.Module):
         compressed = self.compress(tokens)
         hidden, context = self.predict(tokens, compressed)
 
-        byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(
-            tokens.packing.positions == 0, 0.0
-        )
+        byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
         highest = compressed[-1].codes
         code_nats = self.top.nats(context, highest).masked_fill(highest.packing.positions == 0, 0.0)
         lower = [tokens, *(c.codes for c in compressed)]
@@ -197,7 +194,7 @@ class HierarchicalAutoencoder(nn.Module):
             predict=byte_nats.sum() / bytes_,
             codes=code_nats.sum() / bytes_,
             reconstruction=[
-                level.expander.reconstruction_nats(c.codes.vectors, lower[i], c.segments).sum() / bytes_
+                level.expander.reconstruction_nats(cast(Tensor, c.codes.vectors), lower[i], c.segments).sum() / bytes_
                 for i, (level, c) in enumerate(zip(self.levels, compressed, strict=True))
             ],
             entropy=[
@@ -209,7 +206,16 @@ class HierarchicalAutoencoder(nn.Module):
             compressed=compressed,
         )
 
-    def _weigh(self, predict, codes, reconstruction, entropy, quantizer, bytes_, compressed) -> Losses:
+    def _weigh(
+        self,
+        predict: Tensor,
+        codes: Tensor,
+        reconstruction: list[Tensor],
+        entropy: list[Tensor],
+        quantizer: list[Tensor],
+        bytes_: int,
+        compressed: list[Compressed],
+    ) -> Losses:
         config = self.config
         total = (
             config.predict_loss_weight * predict

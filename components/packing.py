@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Packing:
         return int(self.lengths.max()) if len(self.lengths) else 0
 
     @cached_property
-    def attention_masks(self) -> dict[object, object]:
+    def attention_masks(self) -> dict[object, Any]:
         """Masks that the attention kernels made for this packing, shared by all layers that use it."""
         return {}
 

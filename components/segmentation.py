@@ -121,9 +121,7 @@ class Segmenter(nn.Module):
         place = torch.arange(packing.total, device=starts.device)
         first = place[starts]
         lengths = torch.diff(first, append=place.new_tensor([packing.total]))
-        per_row = torch.zeros_like(packing.lengths).index_add_(
-            0, packing.rows[starts], torch.ones_like(first)
-        )
+        per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
         context = of_token - (starts & ~expected).to(of_token.dtype)
         return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
 
@@ -207,6 +205,4 @@ class Segmenter(nn.Module):
 def check_rule(rule: Rule, alphabet: Alphabet) -> None:
     """Raises ValueError where the rule does not fit the tokens of a level."""
     if rule == "whitespace" and alphabet != BYTES:
-        raise ValueError(
-            "the rule `whitespace` reads bytes; above the first level use `fixed` or an entropy rule"
-        )
+        raise ValueError("the rule `whitespace` reads bytes; above the first level use `fixed` or an entropy rule")

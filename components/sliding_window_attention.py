@@ -15,6 +15,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,9 +49,7 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: i
         return torch.cat([F.pad(x, (0, 0, 0, 0, 0, 0, 1, 0))[:-1], x], dim=2)
 
     mask = _block_mask(packing, window, q.dtype)
-    out = F.scaled_dot_product_attention(
-        blocks(q), with_previous(blocks(k)), with_previous(blocks(v)), attn_mask=mask
-    )
+    out = F.scaled_dot_product_attention(blocks(q), with_previous(blocks(k)), with_previous(blocks(v)), attn_mask=mask)
     return rearrange(out, "n h w d -> (n w) h d")[:total]
 
 
@@ -68,9 +67,7 @@ def _block_mask(packing: Packing, window: int, dtype: torch.dtype) -> Tensor:
         visible = (rows[:, :, None] == key_rows[:, None, :]) & (distance >= 0) & (distance < window)
         mask = torch.zeros(visible.shape, dtype=dtype, device=rows.device)
         packing.attention_masks[key] = mask.masked_fill_(~visible, float("-inf")).unsqueeze(1)
-    mask = packing.attention_masks[key]
-    assert isinstance(mask, Tensor)
-    return mask
+    return packing.attention_masks[key]
 
 
 @cache
@@ -95,7 +92,7 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: in
             visible, None, None, packing.total, packing.total, device=str(q.device)
         )
     q, k, v = (rearrange(x, "t h d -> 1 h t d") for x in (q, k, v))
-    flex = _compiled_flex_attention() if q.is_cuda else library.flex_attention
+    flex: Any = _compiled_flex_attention() if q.is_cuda else library.flex_attention
     out = flex(q, k, v, block_mask=packing.attention_masks[key])
     return rearrange(out, "1 h t d -> t h d")
 
@@ -188,9 +185,7 @@ class SlidingWindowAttention(nn.Module):
         cache.counts[rows] = position + 1
         filled = torch.arange(self.window, device=x.device) <= position[:, None]  # (R, W)
         q = qk[:, : self.heads, None].to(cache.keys.dtype)  # (R, H, 1, d)
-        out = F.scaled_dot_product_attention(
-            q, cache.keys[rows], cache.values[rows], attn_mask=filled[:, None, None]
-        )
+        out = F.scaled_dot_product_attention(q, cache.keys[rows], cache.values[rows], attn_mask=filled[:, None, None])
         return self.to_out(rearrange(out, "r h 1 d -> r (h d)").to(x.dtype))
 
     def empty_cache(self, rows: int, device: torch.device, dtype: torch.dtype) -> AttentionCache:

@@ -57,9 +57,7 @@ class DepthHead(nn.Module):
         self.alphabet = alphabet
         size, slots = alphabet.codebook_size, alphabet.slots
         self.earlier = nn.ModuleList(nn.Embedding(size, width) for _ in range(slots - 1))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(ResidualMLP(width, width), RMSNorm(width)) for _ in range(slots - 1)
-        )
+        self.blocks = nn.ModuleList(nn.Sequential(ResidualMLP(width, width), RMSNorm(width)) for _ in range(slots - 1))
         self.to_logits = nn.ModuleList(
             nn.Linear(width, size + (1 if slot == 0 else 0), bias=False) for slot in range(slots)
         )
@@ -84,6 +82,4 @@ class DepthHead(nn.Module):
 
 
 def _nats(logits: list[Tensor], targets: Tensor) -> Tensor:
-    return torch.stack(
-        [F.cross_entropy(x, targets[:, slot], reduction="none") for slot, x in enumerate(logits)]
-    ).sum(0)
+    return torch.stack([F.cross_entropy(x, targets[:, slot], reduction="none") for slot, x in enumerate(logits)]).sum(0)

@@ -5,7 +5,9 @@ Letters: T packed tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +40,7 @@ class TransformerConfig:
         if self.width % self.heads:
             raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
         if self.width // self.heads % 2:
-            raise ValueError(
-                f"width / heads is {self.width // self.heads}; rotary positions need it to be even"
-            )
+            raise ValueError(f"width / heads is {self.width // self.heads}; rotary positions need it to be even")
 
 
 class RMSNorm(nn.Module):
@@ -106,7 +106,8 @@ class SlidingWindowTransformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
+        blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
+        self.blocks = cast(Sequence[TransformerBlock], blocks)
         self.norm = RMSNorm(config.width)
 
     def forward(self, x: Tensor, packing: Packing, caches: list[AttentionCache] | None = None) -> Tensor:
@@ -124,4 +125,4 @@ class SlidingWindowTransformer(nn.Module):
 
     def empty_caches(self, rows: int, device: torch.device) -> list[AttentionCache]:
         """One empty cache a layer."""
-        return [b.attention.empty_cache(rows, device, self.norm.gain.dtype) for b in self.blocks]  # type: ignore
+        return [b.attention.empty_cache(rows, device, self.norm.gain.dtype) for b in self.blocks]

@@ -13,8 +13,9 @@ Letters: S vectors, D width, Q codes a vector, K codes in a codebook.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,9 +86,7 @@ def nearest_code(z: Tensor, codebook: Tensor, *, scratch_bytes: int = 32 << 20) 
         where = torch.zeros(len(part), dtype=torch.int64, device=z.device)
         for first in range(0, len(codebook), block):
             codes = codebook[first : first + block]
-            halves = (
-                half_norms if half_norms is not None else torch.linalg.vector_norm(codes, dim=1).square() / 2
-            )
+            halves = half_norms if half_norms is not None else torch.linalg.vector_norm(codes, dim=1).square() / 2
             # argmin ‖z − c‖² = argmax z·c − ‖c‖²/2
             score, index = torch.addmm(halves, part, codes.T, beta=-1).max(1)
             closer = score > best
@@ -108,6 +107,7 @@ class EMACodebook(nn.Module):
     codes: Tensor
     sums: Tensor
     counts: Tensor
+    started: Tensor
 
     def __init__(self, size: int, width: int, decay: float, revive_after: float) -> None:
         super().__init__()
@@ -199,12 +199,13 @@ class VectorQuantizer(nn.Module):
         if config.kind != "residual_vq" and width % slots:
             raise ValueError(f"codes_per_segment ({slots}) must divide the quantizer's width ({width})")
         part = width if config.kind == "residual_vq" else width // slots
-        self.codebooks = nn.ModuleList(
+        books = [
             FrozenCodebook(size, part)
             if config.kind == "simvq"
             else EMACodebook(size, part, config.decay, config.revive_after)
             for _ in range(slots)
-        )
+        ]
+        self.codebooks = cast(Sequence[EMACodebook | FrozenCodebook], nn.ModuleList(books))
 
     @property
     def codebook_size(self) -> int:
@@ -238,7 +239,7 @@ class VectorQuantizer(nn.Module):
             if self.config.kind == "fsq":
                 lattice = self.lattice.indices_to_codes(codes.view(1, *codes.shape))[0]
                 return self.project_out(lattice)
-            parts = [book.codes[codes[:, q]] for q, book in enumerate(self.codebooks)]  # type: ignore[union-attr,index]
+            parts = [book.codes[codes[:, q]] for q, book in enumerate(self.codebooks)]
             if self.config.kind == "residual_vq":
                 return torch.stack(parts).sum(0)
             return torch.cat(parts, dim=1)
@@ -249,9 +250,7 @@ class VectorQuantizer(nn.Module):
 
     def _split(self, z: Tensor) -> Quantized:
         parts = z.chunk(len(self.codebooks), dim=1)
-        indices, codes = zip(
-            *(book(part) for book, part in zip(self.codebooks, parts, strict=True)), strict=True
-        )
+        indices, codes = zip(*(book(part) for book, part in zip(self.codebooks, parts, strict=True)), strict=True)
         return self._straight(z, torch.cat(codes, dim=1), torch.stack(indices, dim=1))
 
     def _residual(self, z: Tensor) -> Quantized:
