@@ -1,0 +1,104 @@
+"""Small models and texts that several test files share."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from components.byte_segment_compressor import CompressorConfig
+from components.code_expander import ExpanderConfig
+from components.code_sequence_transformer import TopTransformerConfig
+from components.entropy_model import EntropyModelConfig
+from components.hierarchical_autoencoder import HierarchicalAutoencoder, LevelConfig, ModelConfig
+from components.segmentation import SegmentationConfig
+from components.tokens import BYTES, pack_bytes
+from components.transformer import TransformerConfig
+from components.vector_quantizer import QuantizerConfig
+
+QUANTIZERS = {
+    "fsq": QuantizerConfig(kind="fsq", codes_per_segment=2, codebook_size=16, fsq_levels=(4, 4)),
+    "vq": QuantizerConfig(kind="vq", codes_per_segment=2, codebook_size=16),
+    "residual_vq": QuantizerConfig(kind="residual_vq", codes_per_segment=2, codebook_size=16),
+    "simvq": QuantizerConfig(kind="simvq", codes_per_segment=2, codebook_size=16),
+}
+
+# One, two and three levels, with every rule somewhere and every quantizer somewhere.
+SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
+    "threshold": (("threshold", "fsq"),),
+    "whitespace": (("whitespace", "vq"),),
+    "both": (("both", "simvq"),),
+    "increase": (("increase", "residual_vq"),),
+    "fixed": (("fixed", "fsq"),),
+    "threshold-fixed": (("threshold", "simvq"), ("fixed", "fsq")),
+    "whitespace-both": (("whitespace", "fsq"), ("both", "vq")),
+    "increase-threshold-fixed": (("increase", "fsq"), ("threshold", "residual_vq"), ("fixed", "simvq")),
+}
+
+
+def tiny_transformer(width: int = 16, layers: int = 1, window: int = 5) -> TransformerConfig:
+    return TransformerConfig(width=width, layers=layers, heads=2, window=window, mlp_width=16)
+
+
+def tiny_level(rule: str, kind: str) -> LevelConfig:
+    """One level of segments of at most five tokens."""
+    compressor = CompressorConfig(
+        entropy_model=EntropyModelConfig(tiny_transformer(), ngram_sizes=(2, 3), ngram_rows=64, ngram_width=8),
+        segmentation=SegmentationConfig(rule=rule, target_tokens_per_code=2, max_tokens_per_code=5),  # type: ignore
+        quantizer=QUANTIZERS[kind],
+        width=16,
+        layers=1,
+        mlp_width=16,
+        queries=2,
+        value_width=8,
+    )
+    expander = ExpanderConfig(
+        width=16,
+        layers=1,
+        mlp_width=16,
+        place_width=8,
+        predictor=tiny_transformer(layers=2, window=4),
+        ngram_sizes=(2, 3),
+        ngram_rows=64,
+        ngram_width=8,
+    )
+    return LevelConfig(compressor, expander)
+
+
+def tiny_model(shape: str, seed: int = 0) -> HierarchicalAutoencoder:
+    """A model of SHAPES in evaluation mode with random weights, cutting random text as it is asked to."""
+    torch.manual_seed(seed)
+    model = HierarchicalAutoencoder(
+        ModelConfig(
+            levels=tuple(tiny_level(rule, kind) for rule, kind in SHAPES[shape]),
+            top_transformer_config=TopTransformerConfig(
+                tiny_transformer(layers=2, window=4), ngram_rows=64, ngram_width=8
+            ),
+        )
+    ).eval()
+    for level in model.levels:
+        for part in (level.compressor.entropy_model, level.expander):
+            if part is not None:  # wider distributions than at the start of a training
+                part.embedding.slots[0].weight.data.normal_()
+                part.head.to_logits.weight.data.mul_(3)
+    tokens = pack_bytes(rows_of([random_text(random.Random(seed), 60) for _ in range(8)]))
+    with torch.no_grad():
+        for level in model.levels:
+            entropies, _ = level.compressor.measure(tokens)
+            if entropies is not None:
+                level.compressor.segmenter.calibrate(tokens, entropies)
+            tokens = level.compressor(tokens).codes
+    return model
+
+
+def random_text(random_: random.Random, length: int) -> bytes:
+    """Any bytes, a fifth of them spaces, so that the whitespace rule has something to find."""
+    return bytes(random_.choice((32, *(random_.randrange(256) for _ in range(4)))) for _ in range(length))
+
+
+def rows_of(texts: list[bytes], *, eos: bool = False) -> Tensor:
+    """(B, N) byte ids of BOS, text and, if wanted, EOS, with PAD after."""
+    end = [BYTES.eos] if eos else []
+    rows = [torch.tensor([BYTES.bos, *text, *end]) for text in texts]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=BYTES.pad)
