@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -43,11 +43,15 @@ class QuantizerConfig:
     revive_after: float = 0.05
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {self.kind!r}")
         if self.codes_per_segment < 1:
             raise ValueError(f"codes_per_segment must be at least 1, not {self.codes_per_segment}")
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size must be at least 2, not {self.codebook_size}")
         if self.kind == "fsq":
+            if not self.fsq_levels or min(self.fsq_levels) < 2:
+                raise ValueError(f"every one of fsq_levels must be at least 2, not {self.fsq_levels}")
             product = 1
             for level in self.fsq_levels:
                 product *= level
@@ -58,6 +62,10 @@ class QuantizerConfig:
                 )
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), not {self.decay}")
+        if self.commitment < 0:
+            raise ValueError(f"commitment must be 0 or more, not {self.commitment}")
+        if not 0 <= self.revive_after < 1:
+            raise ValueError(f"revive_after must lie in [0, 1), not {self.revive_after}")
 
 
 @dataclass(frozen=True)
