@@ -1,0 +1,265 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from components.vector_quantizer import EMACodebook, Kind, QuantizerConfig, VectorQuantizer, nearest_code
+
+KINDS: tuple[Kind, ...] = ("fsq", "vq", "residual_vq", "simvq")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def quantizer_of(kind: Kind, width: int = 12) -> VectorQuantizer:
+    torch.manual_seed(0)
+    config = QuantizerConfig(kind=kind, codes_per_segment=3, codebook_size=16, fsq_levels=(4, 4))
+    return VectorQuantizer(config, width)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the size of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(x, torch.Tensor):
+                self.elements = max(self.elements, x.numel())
+        return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 40), st.integers(1, 8), st.integers(1, 2000))
+def test_nearest_code_is_nearest(vectors: int, codes: int, width: int, scratch: int) -> None:
+    torch.manual_seed(vectors + codes)
+    z, codebook = torch.randn(vectors, width), torch.randn(codes, width)
+    got = nearest_code(z, codebook, scratch_bytes=scratch)
+    distances = torch.cdist(z, codebook)
+    chosen = distances.gather(1, got[:, None])[:, 0]
+    torch.testing.assert_close(chosen, distances.amin(1), atol=1e-4, rtol=1e-4)
+
+
+def test_nearest_code_looks_into_every_block_of_codes() -> None:
+    torch.manual_seed(0)
+    codebook = torch.randn(9000, 16)
+    wanted = torch.tensor([0, 4095, 4096, 8191, 8192, 8999, 5, 7000])
+    got = nearest_code(codebook[wanted] + 1e-3, codebook, scratch_bytes=3 * 2 * 4 * 4096)
+    assert torch.equal(got, wanted)
+
+
+def test_a_tie_goes_to_the_first_code() -> None:
+    assert nearest_code(torch.ones(3, 4), torch.ones(9000, 4)).tolist() == [0, 0, 0]
+
+
+def test_no_vectors_times_codes_array_is_made() -> None:
+    vectors, codes, width = 512, 8192, 8
+    z, codebook = torch.randn(vectors, width), torch.randn(codes, width)
+    with LargestTensor() as watch:
+        nearest_code(z, codebook, scratch_bytes=1 << 20)
+    assert watch.elements <= (1 << 20) // 4
+    assert watch.elements < vectors * codes / 4
+
+    book = EMACodebook(codes, width, decay=0.9, revive_after=0.05)
+    with LargestTensor() as watch:
+        book(z)
+    assert watch.elements < vectors * codes
+
+
+@every_kind
+def test_decode_gives_the_vectors_that_the_codes_came_with(kind: Kind) -> None:
+    quantizer = quantizer_of(kind).eval()
+    out = quantizer(torch.randn(50, 12))
+    assert out.codes.shape == (50, 3)
+    assert out.codes.dtype == torch.int64
+    assert out.codes.min() >= 0
+    assert out.codes.max() < quantizer.codebook_size
+    assert len(out.codes.unique(dim=0)) > 5
+    torch.testing.assert_close(quantizer.decode(out.codes), out.vectors, atol=1e-5, rtol=1e-4)
+
+
+@every_kind
+def test_a_gradient_reaches_every_vector(kind: Kind) -> None:
+    z = torch.randn(20, 12, requires_grad=True)
+    out = quantizer_of(kind).eval()(z)
+    (gradient,) = torch.autograd.grad((out.vectors * torch.randn_like(out.vectors)).sum(), z)
+    assert (gradient.abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["vq", "residual_vq", "simvq"])
+def test_the_gradient_passes_straight_through(kind: Kind) -> None:
+    z, weight = torch.randn(20, 12, requires_grad=True), torch.randn(20, 12)
+    (gradient,) = torch.autograd.grad((quantizer_of(kind).eval()(z).vectors * weight).sum(), z)
+    torch.testing.assert_close(gradient, weight)
+
+
+def test_the_map_of_simvq_learns_from_its_loss() -> None:
+    quantizer = quantizer_of("simvq")
+    quantizer(torch.randn(20, 12)).loss.backward()
+    for book in quantizer.codebooks:
+        assert book.map.weight.grad.abs().sum() > 0
+
+
+@every_kind
+def test_encode_agrees_with_forward_and_changes_nothing(kind: Kind) -> None:
+    quantizer = quantizer_of(kind)
+    z = torch.randn(64, 12)
+    quantizer(z)
+    before = {name: x.clone() for name, x in quantizer.state_dict().items()}
+    codes = quantizer.encode(z)
+    assert quantizer.training
+    assert torch.equal(codes, quantizer.eval()(z).codes)
+    for name, x in quantizer.state_dict().items():
+        assert torch.equal(x, before[name]), name
+
+
+@every_kind
+@pytest.mark.parametrize("training", [True, False])
+def test_no_vectors_give_no_codes_and_a_finite_loss(kind: Kind, training: bool) -> None:
+    quantizer = quantizer_of(kind).train(training)
+    z = torch.zeros(0, 12, requires_grad=True)
+    out = quantizer(z)
+    assert out.vectors.shape == (0, 12)
+    assert out.codes.shape == (0, 3)
+    assert torch.isfinite(out.loss)
+    out.loss.backward()
+    assert quantizer.decode(out.codes).shape == (0, 12)
+    assert quantizer.encode(z).shape == (0, 3)
+
+
+@every_kind
+def test_everything_stays_in_full_precision_under_autocast(kind: Kind) -> None:
+    quantizer = quantizer_of(kind).eval()
+    z = torch.randn(30, 12)
+    exact = quantizer(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = quantizer(z)
+        decoded = quantizer.decode(out.codes)
+        half = quantizer(z.bfloat16())
+    assert torch.equal(out.codes, exact.codes)
+    assert out.vectors.dtype == decoded.dtype == half.vectors.dtype == out.loss.dtype == torch.float32
+    assert torch.equal(out.vectors, exact.vectors)
+    assert all(x.dtype == torch.float32 for x in quantizer.state_dict().values() if x.is_floating_point())
+
+
+def test_one_step_of_the_codebook_is_the_formula() -> None:
+    torch.manual_seed(0)
+    decay = 0.9
+    book = EMACodebook(8, 4, decay, revive_after=0)
+    z = torch.randn(100, 4)
+    book._start(z)
+    old_codes, old_counts = book.codes.clone(), book.counts.clone()
+    indices = torch.cdist(z, old_codes).argmin(1)
+    returned, _ = book(z)
+    assert torch.equal(returned, indices)
+    for k in range(8):
+        mine = z[indices == k]
+        count = decay * old_counts[k] + (1 - decay) * len(mine)
+        total = decay * old_counts[k] * old_codes[k] + (1 - decay) * mine.sum(0)
+        torch.testing.assert_close(book.counts[k], count)
+        torch.testing.assert_close(book.codes[k], total / count)
+
+
+def test_a_full_running_mean_agrees_with_vector_quantize_pytorch() -> None:
+    from vector_quantize_pytorch import VectorQuantize
+
+    torch.manual_seed(0)
+    theirs = VectorQuantize(dim=4, codebook_size=8, decay=0.8, threshold_ema_dead_code=0, eps=1e-12)
+    mine = EMACodebook(8, 4, decay=0.8, revive_after=0)
+    mine.started.fill_(True)
+    codes = torch.randn(8, 4)
+    inner = theirs._codebook
+    inner.embed.data.copy_(codes[None])
+    inner.embed_avg.data.copy_(codes[None])
+    inner.cluster_size.data.fill_(1.0)
+    mine.codes.copy_(codes)
+    mine.sums.copy_(codes)
+    for _ in range(5):
+        z = torch.randn(64, 4)
+        _, theirs_indices, _ = theirs(z[None])
+        indices, _ = mine(z)
+        assert torch.equal(indices, theirs_indices[0])
+    torch.testing.assert_close(mine.codes, inner.embed[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("decay", [0.8, 0.99])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_the_first_step_does_not_blow_codes_up(decay: float, scale: float) -> None:
+    torch.manual_seed(0)
+    book = EMACodebook(32, 4, decay, revive_after=0.05)
+    z = scale * torch.randn(200, 4)
+    book(z)
+    assert book.codes.abs().max() <= 1.1 * z.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["vq", "residual_vq"])
+def test_the_codebook_finds_the_clusters_and_is_used(kind: Kind) -> None:
+    torch.manual_seed(0)
+    centres = 5 * torch.randn(16, 8)
+    quantizer = VectorQuantizer(
+        QuantizerConfig(kind=kind, codes_per_segment=1, codebook_size=32, decay=0.9, revive_after=0.05), 8
+    )
+    for _ in range(150):
+        z = centres[torch.randint(16, (256,))] + 0.1 * torch.randn(256, 8)
+        out = quantizer(z)
+    assert (out.vectors - z).norm(dim=1).mean() < 0.4  # 0.28 is the spread of a cluster
+    assert len(out.codes.unique()) > 16
+    book = quantizer.codebooks[0]
+    assert torch.cdist(centres, book.codes).amin(1).max() < 0.5
+
+
+def test_dead_codes_are_revived() -> None:
+    torch.manual_seed(0)
+    book = EMACodebook(16, 4, decay=0.9, revive_after=0.05)
+    z = torch.randn(256, 4)
+    book.codes.fill_(1e3)  # far from all the vectors
+    book.codes[0] = 0.0
+    book.sums.copy_(book.codes)
+    book.started.fill_(True)
+    used_at_first = len(book(z)[0].unique())
+    for _ in range(80):
+        indices, _ = book(z)
+    assert used_at_first == 1
+    assert len(indices.unique()) == 16
+
+
+def test_an_evenly_used_code_is_not_called_dead() -> None:
+    torch.manual_seed(0)
+    z = 3 * torch.eye(8) + 0.0
+    book = EMACodebook(8, 8, decay=0.5, revive_after=0.05)
+    book.codes.copy_(z)
+    book.sums.copy_(z)
+    book.started.fill_(True)
+    for _ in range(50):
+        book(z)
+    torch.testing.assert_close(book.codes, z)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"codes_per_segment": 0},
+        {"codebook_size": 1},
+        {"codebook_size": 500},
+        {"fsq_levels": (8, 8)},
+        {"fsq_levels": (1, 512)},
+        {"fsq_levels": ()},
+        {"fsq_levels": (-8, -8, 8)},
+        {"kind": "vq", "decay": 1.0},
+        {"kind": "vq", "decay": -0.1},
+        {"kind": "vq", "commitment": -1.0},
+        {"kind": "vq", "revive_after": 1.0},
+        {"kind": "vq", "revive_after": -0.1},
+        {"kind": "gaussian"},
+    ],
+    ids=str,
+)
+def test_a_wrong_configuration_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        QuantizerConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["vq", "simvq"])
+def test_a_width_that_cannot_be_split_is_refused(kind: Kind) -> None:
+    with pytest.raises(ValueError, match="divide"):
+        quantizer_of(kind, width=10)
