@@ -9,7 +9,7 @@ Letters: B rows, T packed tokens, S packed segments.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ class SegmentationConfig:
         threshold   H_t > threshold                  (BLT, arXiv 2412.09871)
         both        H_t > threshold and H_t > H_(t-1)
         fixed       every target_tokens_per_code tokens (CALM's chunks)
-        whitespace  after a run of bytes that are no letter, digit or part of a character (SpaceByte,
-                    arXiv 2404.14408); bytes only
+        whitespace  after the first of a run of bytes that are no letter, digit or part of a longer character
+                    (SpaceByte, arXiv 2404.14408); bytes only
     target_tokens_per_code: mean length of a segment that the threshold is calibrated to.
     max_tokens_per_code: longest segment; longer ones are cut.
     train_fraction: part of the training during which the entropy model learns and the threshold follows it;
@@ -44,6 +44,8 @@ class SegmentationConfig:
     train_fraction: float = 0.15
 
     def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, not {self.rule!r}")
         if self.max_tokens_per_code < 1:
             raise ValueError(f"max_tokens_per_code must be at least 1, not {self.max_tokens_per_code}")
         if not 1 <= self.target_tokens_per_code <= self.max_tokens_per_code:
@@ -165,10 +167,12 @@ class Segmenter(nn.Module):
 
         follow: 1 sets it; less moves it so far towards the value of this batch (a running calibration).
         """
-        if self.config.rule not in ENTROPY_RULES:
+        if self.config.rule not in ENTROPY_RULES or not len(entropies):
             return
         wanted = tokens.packing.total / self.config.target_tokens_per_code
-        low, high = entropies.new_tensor(-20.0), entropies.new_tensor(20.0)
+        # Entropies of several slots add up, so no fixed bound holds for all alphabets.
+        high = entropies.masked_fill(entropies.isinf(), 0.0).max() + 1
+        low = -high
         for _ in range(30):
             middle = (low + high) / 2
             starts = self._longest_cut(self._begins(tokens, entropies, middle), tokens) | tokens.special
