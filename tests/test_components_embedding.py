@@ -1,0 +1,123 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.incremental import Past
+from components.packing import Packing
+from components.token_embedding import TokenEmbedding, token_hash
+from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+
+CODES = Alphabet(16, 3)
+alphabets = pytest.mark.parametrize(("alphabet", "vector_width"), [(BYTES, 0), (CODES, 4)], ids=["bytes", "codes"])
+row_lengths = st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any)
+
+
+def embedding_of(alphabet: Alphabet, vector_width: int, sizes: tuple[int, ...] = (1, 2, 4)) -> TokenEmbedding:
+    torch.manual_seed(0)
+    return TokenEmbedding(alphabet, 8, sizes, ngram_rows=997, ngram_width=4, vector_width=vector_width)
+
+
+def tokens_of(lengths: list[int], alphabet: Alphabet, vector_width: int) -> Tokens:
+    torch.manual_seed(sum(lengths))
+    packing = Packing.from_lengths(torch.tensor(lengths))
+    ids = torch.randint(alphabet.size, (packing.total, alphabet.slots))
+    return Tokens(ids, packing, alphabet, torch.randn(packing.total, vector_width) if vector_width else None)
+
+
+def bytes_of(*rows: bytes) -> Tokens:
+    packing = Packing.from_lengths(torch.tensor([len(row) for row in rows]))
+    return Tokens(torch.tensor(list(b"".join(rows)))[:, None], packing, BYTES)
+
+
+@alphabets
+@settings(max_examples=25, deadline=None)
+@given(lengths=row_lengths)
+def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
+    embedding, tokens = embedding_of(alphabet, vector_width), tokens_of(lengths, alphabet, vector_width)
+    expected = embedding(tokens)
+    past = Past.empty(len(lengths), embedding.reach, torch.device("cpu"))
+    for t in range(max(lengths)):
+        rows = torch.tensor([b for b, n in enumerate(lengths) if t < n])
+        at = tokens.packing.offsets[rows] + t
+        vectors = tokens.vectors[at] if tokens.vectors is not None else None
+        got = embedding.embed(tokens.ids[at], past.push(rows, tokens.ids[at]), vectors)
+        torch.testing.assert_close(got, expected[at])
+
+
+@alphabets
+@settings(max_examples=25, deadline=None)
+@given(lengths=row_lengths)
+def test_a_row_is_embedded_as_if_alone(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
+    embedding, tokens = embedding_of(alphabet, vector_width), tokens_of(lengths, alphabet, vector_width)
+    together = embedding(tokens)
+    for b, n in enumerate(lengths):
+        mine = tokens.packing.rows == b
+        vectors = tokens.vectors[mine] if tokens.vectors is not None else None
+        alone = embedding(Tokens(tokens.ids[mine], Packing.from_lengths(torch.tensor([n])), alphabet, vectors))
+        torch.testing.assert_close(alone, together[mine])
+
+
+def test_a_token_depends_on_its_reach_and_no_further() -> None:
+    embedding = embedding_of(BYTES, 0)
+    text, other = embedding(bytes_of(b"abcdefgh")), embedding(bytes_of(b"abXdefgh"))
+    changed = [not torch.equal(a, b) for a, b in zip(text, other, strict=True)]
+    assert changed == [False, False, True, True, True, True, False, False]
+
+
+def test_equal_ngrams_have_equal_vectors_wherever_they_stand() -> None:
+    embedding = embedding_of(BYTES, 0)
+    first, second = embedding(bytes_of(b"word, word", b"sword"))[[3, 9]]
+    assert torch.equal(first, second)
+    assert not torch.equal(first, embedding(bytes_of(b"lord"))[3])
+
+
+def test_the_order_and_the_slot_of_a_code_change_its_hash() -> None:
+    ids = torch.tensor([[1, 2], [2, 1], [1, 2], [0, 0]])
+    a, b, c, zero = token_hash(ids).tolist()
+    assert a == c
+    assert len({a, b, zero}) == 3
+
+
+def test_hashes_spread_evenly() -> None:
+    rows = embedding_of(BYTES, 0)._ngram_rows(token_hash(torch.randint(256, (20_000, 4, 1))))
+    counts = torch.bincount(rows[:, 2], minlength=997).float()
+    assert counts.max() < 3 * counts.mean()
+
+
+def wrap(x: int) -> int:
+    """A 64-bit two's complement number."""
+    return (x + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=4))
+def test_the_hash_is_64_bit_arithmetic(ids: list[int]) -> None:
+    state = 0
+    for value in ids:
+        state = wrap((state ^ (value + 1)) * -7046029254386353131)
+        state = wrap((state ^ ((state >> 29) & 0x7FFFFFFFF)) * 6364136223846793005)
+    assert token_hash(torch.tensor([ids])).item() == state
+
+
+def test_packing_bytes_drops_the_padding_and_nothing_else() -> None:
+    rows = torch.tensor([[256, 1, 257, 258], [258, 258, 258, 258], [7, 8, 9, 0]])
+    tokens = pack_bytes(rows)
+    assert tokens.ids[:, 0].tolist() == [256, 1, 257, 7, 8, 9, 0]
+    assert tokens.packing.lengths.tolist() == [3, 0, 4]
+    assert tokens.special.tolist() == [True, False, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        torch.tensor([[1, 258, 2]]),
+        torch.tensor([[259]]),
+        torch.tensor([[-1]]),
+        torch.tensor([1, 2]),
+        torch.tensor([[1.0]]),
+    ],
+    ids=["PAD in the middle", "no such id", "negative", "one dimension", "floats"],
+)
+def test_rows_that_are_no_bytes_are_refused(rows: torch.Tensor) -> None:
+    with pytest.raises(ValueError):
+        pack_bytes(rows)

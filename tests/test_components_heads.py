@@ -1,0 +1,59 @@
+import itertools
+
+import pytest
+import torch
+
+from components.packing import Packing
+from components.token_head import NOTHING, DepthHead, ParallelHead, targets_of
+from components.tokens import BYTES, Alphabet, Tokens
+
+TINY = Alphabet(codebook_size=3, slots=2)
+
+
+def probabilities(head: DepthHead | ParallelHead, hidden: torch.Tensor) -> torch.Tensor:
+    """(T, tokens + 1): of every token of the alphabet, in order, and of the end."""
+    alphabet = head.alphabet
+    every = list(itertools.product(range(alphabet.codebook_size), repeat=alphabet.slots))
+    targets = torch.tensor([*every, (alphabet.codebook_size, *[NOTHING] * (alphabet.slots - 1))])
+    return torch.stack([torch.exp(-head.nats(hidden, t.expand(len(hidden), -1))) for t in targets], dim=1)
+
+
+@pytest.mark.parametrize("head_type", [DepthHead, ParallelHead])
+@pytest.mark.parametrize("alphabet", [TINY, BYTES, Alphabet(4, 3)], ids=str)
+def test_the_probabilities_of_all_tokens_and_the_end_sum_to_one(head_type, alphabet: Alphabet) -> None:
+    torch.manual_seed(0)
+    p = probabilities(head_type(8, alphabet), torch.randn(5, 8))
+    torch.testing.assert_close(p.sum(1), torch.ones(5))
+    assert p.std(dim=1).min() > 0
+
+
+def test_slots_depend_on_each_other_in_the_depth_head_alone() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(1, 8)
+    for head_type, dependent in ((DepthHead, True), (ParallelHead, False)):
+        table = probabilities(head_type(8, TINY), hidden)[0, :-1].view(3, 3)
+        second = table / table.sum(1, keepdim=True)  # of the second slot, given each first
+        assert torch.allclose(second[0], second[1], atol=1e-6) != dependent
+
+
+def test_slot_logits_are_those_that_the_likelihood_uses() -> None:
+    torch.manual_seed(0)
+    head, hidden, targets = DepthHead(8, TINY), torch.randn(4, 8), torch.randint(3, (4, 2))
+    nats = torch.zeros(4)
+    for slot in range(2):
+        log_p = head.slot_logits(hidden, targets[:, :slot]).log_softmax(-1)
+        nats -= log_p.gather(1, targets[:, slot : slot + 1])[:, 0]
+    torch.testing.assert_close(head.nats(hidden, targets), nats)
+
+
+def test_what_is_not_scored_costs_nothing() -> None:
+    nothing = torch.full((4, 2), NOTHING)
+    for head in (DepthHead(8, TINY), ParallelHead(8, TINY)):
+        assert head.nats(torch.randn(4, 8), nothing).tolist() == [0, 0, 0, 0]
+
+
+def test_eos_is_the_class_after_the_codes_and_bos_is_no_target() -> None:
+    ids = torch.tensor([[TINY.bos] * 2, [2, 1], [TINY.eos] * 2])
+    tokens = Tokens(ids, Packing.from_lengths(torch.tensor([3])), TINY)
+    assert targets_of(tokens).tolist() == [[NOTHING, NOTHING], [2, 1], [3, NOTHING]]
+    assert torch.equal(tokens.ids, ids)
