@@ -61,7 +61,7 @@ class EntropyModel(nn.Module):
             vectors = tokens.vectors.detach().float() if tokens.vectors is not None else None
             x = self.embedding(Tokens(tokens.ids, packing, tokens.alphabet, vectors))
             hidden = self.transformer(x, packing, caches)
-            before = packing.shift(hidden, torch.zeros_like(hidden[0]))
+            before = packing.shift(hidden, hidden.new_zeros(hidden.shape[1]))
             entropies = entropy(self.head.logits(before))
             nats = self.head.nats(before, targets_of(tokens))
         first = packing.positions == 0

@@ -105,8 +105,8 @@ def nearest_code(z: Tensor, codebook: Tensor, *, scratch_bytes: int = 32 << 20) 
 
 
 def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
-    """The quantized value forward, the gradient of z backward (Bengio et al. 2013)."""
-    return z + (quantized - z).detach()
+    """The quantized value forward; its gradient to z (Bengio et al. 2013), and to the codes where they learn."""
+    return quantized + (z - z.detach())
 
 
 class EMACodebook(nn.Module):
