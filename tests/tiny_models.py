@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.byte_segment_compressor import CompressorConfig
 from components.code_expander import ExpanderConfig
@@ -77,11 +77,13 @@ def tiny_model(shape: str, seed: int = 0) -> HierarchicalAutoencoder:
             ),
         )
     ).eval()
-    for level in model.levels:
-        for part in (level.compressor.entropy_model, level.expander):
-            if part is not None:  # wider distributions than at the start of a training
-                part.embedding.slots[0].weight.data.normal_()
-                part.head.to_logits.weight.data.mul_(3)
+    # At the start of a training everything is almost zero; here every path is to be seen in the result.
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            nn.init.normal_(module.weight, std=0.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("start"):
+            nn.init.normal_(parameter)
     tokens = pack_bytes(rows_of([random_text(random.Random(seed), 60) for _ in range(8)]))
     with torch.no_grad():
         for level in model.levels:
@@ -97,8 +99,12 @@ def random_text(random_: random.Random, length: int) -> bytes:
     return bytes(random_.choice((32, *(random_.randrange(256) for _ in range(4)))) for _ in range(length))
 
 
-def rows_of(texts: list[bytes], *, eos: bool = False) -> Tensor:
-    """(B, N) byte ids of BOS, text and, if wanted, EOS, with PAD after."""
-    end = [BYTES.eos] if eos else []
-    rows = [torch.tensor([BYTES.bos, *text, *end]) for text in texts]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=BYTES.pad)
+def padded(rows: list[list[int]]) -> Tensor:
+    """(B, N) byte ids with PAD at the ends."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[BYTES.pad] * (width - len(row))] for row in rows], dtype=torch.int64)
+
+
+def rows_of(texts: list[bytes]) -> Tensor:
+    """(B, N) byte ids of BOS and text, with PAD after."""
+    return padded([[BYTES.bos, *text] for text in texts])

@@ -1,0 +1,332 @@
+"""What must hold of the whole model whatever its weights are."""
+
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import SHAPES, padded, random_text, rows_of, tiny_level, tiny_model
+from torch import Tensor, nn
+
+from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from components.incremental import IncrementalModel
+from components.packing import Packing
+from components.token_head import targets_of
+from components.tokens import BYTES, Tokens, pack_bytes
+
+BOS, EOS, PAD = BYTES.bos, BYTES.eos, BYTES.pad
+MODELS: dict[str, HierarchicalAutoencoder] = {}
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+# Two documents in one row, a word that comes twice, and bytes that are no UTF-8.
+ROW = [BOS, *b"so: the cat, the", EOS, BOS, *b"the \xff\x00cat sat", EOS]
+texts = st.lists(st.binary(max_size=30), min_size=1, max_size=4)
+
+
+def model_of(shape: str) -> HierarchicalAutoencoder:
+    """Made once; no test changes it."""
+    if shape not in MODELS:
+        MODELS[shape] = tiny_model(shape)
+    return MODELS[shape]
+
+
+def log_probabilities(model: HierarchicalAutoencoder, tokens: Tokens) -> Tensor:
+    """(T, 257) of every byte and the end, before each token."""
+    with torch.no_grad():
+        hidden, _ = model.predict(tokens, model.compress(tokens))
+        return model.byte_head.slot_logits(hidden, tokens.ids[:, :0]).log_softmax(-1)
+
+
+def by_row(x: Tensor, packing: Packing) -> list[Tensor]:
+    return list(x.split(packing.lengths.tolist()))
+
+
+def changed_rows(row: list[int], *, special: bool) -> list[list[int]]:
+    """The row with another token at each place in turn."""
+    random_ = random.Random(0)
+    out = []
+    for t, old in enumerate(row):
+        choices = [*b"a ,\xfe", *((BOS, EOS) if special else ())]
+        new = old if old >= 256 and not special else random_.choice([i for i in choices if i != old])
+        out.append([*row[:t], new, *row[t + 1 :]])
+    return out
+
+
+@every_shape
+def test_a_token_changes_no_prediction_of_it_or_before_it(shape: str) -> None:
+    model = model_of(shape)
+    tokens = pack_bytes(padded([ROW, *changed_rows(ROW, special=True)]))
+    original, *changed = by_row(log_probabilities(model, tokens), tokens.packing)
+    for t, log_p in enumerate(changed):
+        torch.testing.assert_close(log_p[: t + 1], original[: t + 1], atol=1e-4, rtol=0)
+        if t + 1 < len(ROW):
+            assert (log_p[t + 1] - original[t + 1]).abs().max() > 1e-3, "the token is not seen afterwards either"
+
+
+@every_shape
+def test_what_follows_changes_no_prediction(shape: str) -> None:
+    model = model_of(shape)
+    tokens = pack_bytes(padded([ROW[:n] for n in range(1, len(ROW) + 1)]))
+    *prefixes, whole = by_row(log_probabilities(model, tokens), tokens.packing)
+    for log_p in prefixes:
+        torch.testing.assert_close(log_p, whole[: len(log_p)], atol=1e-4, rtol=0)
+
+
+def two_part_terms(model: HierarchicalAutoencoder, tokens: Tokens) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """Per level, and last for the highest codes, the terms of each row; and, per level, Segments.of_token."""
+    with torch.no_grad():
+        compressed = model.compress(tokens)
+        lower = [tokens, *(c.codes for c in compressed)]
+        terms = [
+            by_row(level.expander.reconstruction_nats(c.codes.vectors, x, c.segments), c.codes.packing)  # type: ignore
+            for level, c, x in zip(model.levels, compressed, lower, strict=False)
+        ]
+        codes = compressed[-1].codes
+        terms.append(by_row(model.top.nats(model.top(codes), codes), codes.packing))
+        first = [c.codes.packing.offsets[x.packing.rows] for c, x in zip(compressed, lower, strict=False)]
+        places = [by_row(c.segments.of_token - f, x.packing) for c, f, x in zip(compressed, first, lower, strict=False)]
+    return terms, places
+
+
+@every_shape
+def test_a_byte_changes_no_two_part_term_of_an_earlier_segment(shape: str) -> None:
+    model = model_of(shape)
+    tokens = pack_bytes(padded([ROW, *changed_rows(ROW, special=False)]))
+    terms, places = two_part_terms(model, tokens)
+    seen = 0
+    for t in range(len(ROW)):
+        place = t
+        for level in range(len(model.levels)):
+            place = int(places[level][0][place])  # the segment of byte t at this level
+            torch.testing.assert_close(terms[level][t + 1][:place], terms[level][0][:place], atol=1e-4, rtol=0)
+            seen += place
+        torch.testing.assert_close(terms[-1][t + 1][:place], terms[-1][0][:place], atol=1e-4, rtol=0)
+    assert seen > len(ROW)
+
+
+@every_shape
+@settings(max_examples=15, deadline=None)
+@given(texts=texts, extra=st.integers(0, 5))
+def test_padding_and_other_rows_change_nothing(shape: str, texts: list[bytes], extra: int) -> None:
+    model = model_of(shape)
+    rows = nn.functional.pad(rows_of(texts), (0, extra), value=PAD)
+    tokens = pack_bytes(torch.cat([rows, torch.full_like(rows[:1], PAD)]))
+    with torch.no_grad():
+        compressed = model.compress(tokens)
+        hidden, _ = model.predict(tokens, compressed)
+        for b, text in enumerate(texts):
+            alone = pack_bytes(rows_of([text]))
+            compressed_alone = model.compress(alone)
+            hidden_alone, _ = model.predict(alone, compressed_alone)
+            torch.testing.assert_close(by_row(hidden, tokens.packing)[b], hidden_alone, atol=1e-4, rtol=0)
+            for c, c_alone in zip(compressed, compressed_alone, strict=True):
+                assert torch.equal(by_row(c.codes.ids, c.codes.packing)[b], c_alone.codes.ids)
+
+
+@every_shape
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_byte_by_byte_equals_at_once(shape: str, data: st.DataObject) -> None:
+    model = model_of(shape)
+    texts = data.draw(st.lists(st.text("ab ,\xff", max_size=40), min_size=1, max_size=3))
+    rows = [torch.tensor([BOS, *text.encode("latin-1")]) for text in texts]
+    tokens = pack_bytes(rows_of([text.encode("latin-1") for text in texts]))
+    with torch.no_grad():
+        expected = by_row(model.predict(tokens, model.compress(tokens))[0], tokens.packing)
+
+    incremental = IncrementalModel(model, len(rows))
+    known = [data.draw(st.integers(1, len(row))) for row in rows]
+    hidden = incremental.prefill([row[:n] for row, n in zip(rows, known, strict=True)])
+    for b, n in enumerate(known):
+        if n < len(rows[b]):
+            torch.testing.assert_close(hidden[b], expected[b][n], atol=1e-4, rtol=0)
+    while going := [b for b, row in enumerate(rows) if known[b] < len(row)]:
+        some = going if known[going[0]] % 3 else going[:1]  # rows need not go on together
+        hidden = incremental.advance(torch.tensor(some), torch.stack([rows[b][known[b]] for b in some]))
+        for b, got in zip(some, hidden, strict=True):
+            known[b] += 1
+            if known[b] < len(rows[b]):
+                torch.testing.assert_close(got, expected[b][known[b]], atol=1e-4, rtol=0)
+
+
+@every_shape
+def test_all_continuations_of_a_text_share_its_probability(shape: str) -> None:
+    model = model_of(shape)
+    prefix = [BOS, *b"the cat, th"]
+    tokens = pack_bytes(padded([prefix, *([*prefix, byte] for byte in [*range(256), EOS])]))
+    with torch.no_grad():
+        hidden, _ = model.predict(tokens, model.compress(tokens))
+        nats = model.byte_head.nats(hidden, targets_of(tokens))
+    of_prefix, *of_longer = (-x.sum() for x in by_row(nats, tokens.packing))
+    torch.testing.assert_close(torch.stack(of_longer).logsumexp(0), of_prefix, atol=1e-3, rtol=0)
+
+
+@every_shape
+def test_the_losses_are_nats_per_byte(shape: str) -> None:
+    model = model_of(shape)
+    rows = padded([ROW, [BOS, *b"and more"]])
+    tokens = pack_bytes(rows)
+    with torch.no_grad():
+        losses = model(rows)
+    predicted = [(t, i) for t, i in enumerate(tokens.ids[:, 0].tolist()) if i != BOS]
+    log_p = log_probabilities(model, tokens)
+    nats = -sum(log_p[t, min(i, 256)].item() for t, i in predicted)
+    assert losses.bytes == sum(i < 256 for _, i in predicted)
+    assert losses.predict.item() == pytest.approx(nats / losses.bytes, rel=1e-4)
+
+    terms, _ = two_part_terms(model, tokens)
+    total = sum(x.sum().item() for level in terms for x in level)
+    assert losses.two_part.item() == pytest.approx(total / losses.bytes, rel=1e-4)
+
+
+@every_shape
+def test_reconstruction_alone_teaches_the_compressor(shape: str) -> None:
+    model = tiny_model(shape).train()
+    for i, level in enumerate(model.levels):
+        model.zero_grad()
+        model(padded([ROW])).reconstruction[i].backward()
+        compressor = level.compressor
+        learns = {
+            "embedding": compressor.embedding.slots[0].weight,
+            "queries": compressor.pool.queries,
+            "keys and values": compressor.pool.to_key_value.weight,
+            "pooled": compressor.pool.to_out.weight,
+        }
+        for name, parameter in compressor.quantizer.named_parameters():
+            if "map" in name or "project" in name:
+                learns[name] = parameter
+        for name, parameter in learns.items():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_codebook_of_simvq_learns_from_reconstruction() -> None:
+    model = tiny_model("both").train()
+    model(padded([ROW])).reconstruction[0].backward()
+    for book in model.levels[0].compressor.quantizer.codebooks:
+        assert book.map.weight.grad.abs().sum() > 0
+
+
+@every_shape
+def test_special_tokens_come_back_from_their_codes(shape: str) -> None:
+    model = model_of(shape)
+    rows = [[BOS, *b"ab cd", EOS], [BOS], [BOS, EOS], ROW]
+    codes = model.compress(pack_bytes(padded(rows)))[-1].codes
+    back = model.decompress(codes).tokens
+    for row, got in zip(rows, by_row(back.ids[:, 0], back.packing), strict=True):
+        assert [i for i in got.tolist() if i >= 256] == [i for i in row if i >= 256]
+        assert got[0] == BOS
+        if row[-1] == EOS:
+            assert got[-1] == EOS
+
+
+@every_shape
+@settings(max_examples=15, deadline=None)
+@given(texts=texts)
+def test_every_code_becomes_at_least_one_byte_and_no_more_than_it_may(shape: str, texts: list[bytes]) -> None:
+    model = model_of(shape)
+    compressed = model.compress(pack_bytes(rows_of(texts)))
+    codes = compressed[-1].codes
+    out = model.decompress(Tokens(codes.ids, codes.packing, codes.alphabet))  # the vectors are not needed
+    assert len(out.code) == out.tokens.packing.total
+    assert torch.equal(out.code, out.code.sort().values)
+    counts = torch.bincount(out.code, minlength=codes.packing.total)
+    assert counts.min() >= 1
+    assert counts.max() <= math.prod(level.expander.longest for level in model.levels)
+    per_row = torch.zeros_like(codes.packing.lengths).index_add_(0, codes.packing.rows, counts)
+    assert torch.equal(out.tokens.packing.lengths, per_row)
+    assert out.tokens.ids.max() < PAD
+
+
+@every_shape
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[BOS]],
+        [[BOS, EOS]],
+        [[7]],
+        [[EOS]],
+        [[]],
+        [[], [BOS, 0, 255], []],
+        [[BOS, EOS, BOS, EOS, BOS]],
+        [[255] * 40, [BOS, *[0] * 40]],
+    ],
+    ids=str,
+)
+def test_odd_rows_have_finite_losses_and_gradients(shape: str, rows: list[list[int]]) -> None:
+    model = tiny_model(shape).train()
+    rows_ = nn.functional.pad(padded(rows), (0, 2), value=PAD)
+    losses = model(rows_)
+    for value in (losses.total, losses.two_part, *losses.quantizer, *losses.entropy):
+        assert torch.isfinite(value)
+    losses.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert all(torch.isfinite(x).all() for x in model.state_dict().values())
+
+
+@every_shape
+@settings(max_examples=15, deadline=None)
+@given(rows=st.lists(st.lists(st.integers(0, 257), max_size=20), min_size=1, max_size=4))
+def test_any_ids_have_finite_losses(shape: str, rows: list[list[int]]) -> None:
+    with torch.no_grad():
+        losses = model_of(shape)(padded(rows))
+    assert torch.isfinite(losses.total)
+    assert torch.isfinite(losses.two_part)
+
+
+@pytest.mark.parametrize("shape", ["threshold", "both", "increase", "threshold-fixed"])
+def test_a_frozen_entropy_model_stands_still(shape: str) -> None:
+    model = tiny_model(shape).train()
+    compressor = model.levels[0].compressor
+    assert compressor.entropy_model is not None
+    rows = padded([ROW])
+    model(rows).total.backward()
+    assert all(p.grad is not None for p in compressor.entropy_model.parameters())
+
+    compressor.freeze()
+    model.zero_grad()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    losses = model(rows)
+    assert losses.entropy[0].item() == 0
+    losses.total.backward()
+    optimizer.step()
+    assert all(p.grad is None for p in compressor.entropy_model.parameters())
+    after = model.state_dict()
+    prefix = "levels.0.compressor.entropy_model."
+    assert all(torch.equal(after[name], x) for name, x in before.items() if name.startswith(prefix))
+    assert not torch.equal(
+        after["levels.0.expander.head.to_logits.weight"], before["levels.0.expander.head.to_logits.weight"]
+    )
+
+
+def test_a_loaded_model_gives_the_same_losses() -> None:
+    model, other = tiny_model("threshold-fixed", seed=0), tiny_model("threshold-fixed", seed=1)
+    rows = padded([ROW])
+    assert not torch.equal(model(rows).total, other(rows).total)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(model(rows).total, other(rows).total)
+
+
+def test_a_model_without_levels_is_refused() -> None:
+    with pytest.raises(ValueError, match="level"):
+        ModelConfig(levels=())
+
+
+def test_whitespace_above_the_bytes_is_refused() -> None:
+    with pytest.raises(ValueError, match="whitespace"):
+        HierarchicalAutoencoder(ModelConfig(levels=(tiny_level("fixed", "fsq"), tiny_level("whitespace", "fsq"))))
+
+
+@every_shape
+def test_the_tiny_models_cut_text_in_different_places(shape: str) -> None:
+    """The properties above would be empty if no segment had more than one token or all were cut at the bound."""
+    model = model_of(shape)
+    tokens = pack_bytes(rows_of([random_text(random.Random(i), 60) for i in range(4)]))
+    for level, c in zip(model.levels, model.compress(tokens), strict=True):
+        plain = c.segments.lengths[~c.codes.special]
+        assert plain.float().mean() > 1.2
+        if level.compressor.config.segmentation.rule != "fixed":
+            assert len(plain.unique()) > 2
+        assert len(c.codes.ids.unique(dim=0)) > 4
