@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class GenerationConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, not {self.mode!r}")
         if self.max_new_bytes < 1:
             raise ValueError(f"max_new_bytes must be at least 1, not {self.max_new_bytes}")
         if not 0 <= self.temperature < math.inf:
@@ -132,8 +134,9 @@ class _Generation:
             rows, byte = rows[~self.ended[rows]], byte[byte < BYTES.codebook_size]
             for row, value in zip(rows.tolist(), byte.tolist(), strict=True):
                 self.written[row].append(value)
-            if len(rows):
-                self.hidden = self.state.advance(rows, byte)
+            if not len(rows):
+                return
+            self.hidden = self.state.advance(rows, byte)
 
     def _write_codes(self) -> None:
         """Extends the top codes of every row, then decodes all of them at once."""
