@@ -141,8 +141,9 @@ class EMACodebook(nn.Module):
     def _start(self, z: Tensor) -> None:
         """Begins at vectors of the first batch, which lie where the data lies."""
         picks = torch.randint(len(z), (len(self.codes),), device=z.device)
-        self.codes.copy_(z[picks])
-        self.codes.add_(torch.randn_like(self.codes), alpha=float(z.std()) * 0.01 if z.numel() > 1 else 0.0)
+        noise = self.sums.normal_()  # its own values come last, so no further K×D array is needed
+        torch.index_select(z.to(self.codes.dtype), 0, picks, out=self.codes)
+        self.codes.add_(noise, alpha=float(z.std()) * 0.01 if z.numel() > 1 else 0.0)
         self.sums.copy_(self.codes)
         self.started.fill_(True)
 
@@ -160,9 +161,12 @@ class EMACodebook(nn.Module):
     def _revive(self, dead: Tensor, z: Tensor) -> None:
         """Moves dead codes onto vectors of the batch, with the count of an evenly used code."""
         places = dead.nonzero()[:, 0]
-        vectors = z[torch.randint(len(z), (len(places),), device=z.device)].to(self.codes.dtype)
+        picks = torch.randint(len(z), (len(places),), device=z.device)
         even = max(len(z) / len(self.codes), 1e-3)
-        self.codes[places], self.counts[places], self.sums[places] = vectors, even, vectors * even
+        self.counts[places] = even
+        for place, pick in zip(places.split(4096), picks.split(4096), strict=True):  # all K may be dead at once
+            vectors = z[pick].to(self.codes.dtype)
+            self.codes[place], self.sums[place] = vectors, vectors * even
 
 
 class FrozenCodebook(nn.Module):
