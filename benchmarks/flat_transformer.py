@@ -1,0 +1,224 @@
+"""The baseline: a flat byte transformer with full causal attention, and how fast it trains at some sizes.
+
+Letters: B rows, N tokens a row, H heads, d width of a head, D width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from abstractinator.data import ByteTokenizer
+from abstractinator.device import autocast, keep_freed_memory
+from abstractinator.training.optimizers import build_optimizers
+from benchmarks.common import argument_parser, count_parameters, finish, progress, table
+from components.transformer import ResidualMLP, RMSNorm
+
+_HEAD_WIDTH = 64
+_NOTHING = -100  # a target that is not scored
+
+
+@dataclass(frozen=True)
+class FlatConfig:
+    """width: D. heads must divide it into even head widths. mlp_width: None for 8/3 of the width.
+
+    tied: whether the output layer is the embedding, too.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int | None = None
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads) < 1:
+            raise ValueError(f"width, layers and heads must be at least 1: {self}")
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width}) into even head widths")
+
+
+class FullAttention(nn.Module):
+    """Multi-head causal self-attention over the whole row, by torch's fused kernel."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """x: (B, N, D), angles: cosines and sines (N, d/2) → (B, N, D)."""
+        q, k, v = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        out = F.scaled_dot_product_attention(rotated(q, angles), rotated(k, angles), v, is_causal=True)
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+
+def rotary_angles(length: int, head_width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (N, d/2) of rotary positions (Su et al. 2021), once for all layers, in the type of `like`."""
+    half = head_width // 2
+    frequencies = 10_000.0 ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
+    angles = torch.arange(length, device=like.device)[:, None] * frequencies
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotated(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """x: (B, H, N, d) turned by its positions; `rotate` of components, with the angles given."""
+    cos, sin = angles
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class FlatBlock(nn.Module):
+    """x + attention(norm(x)), then x + SwiGLU(norm(x))."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width)
+        self.attention = FullAttention(width, heads)
+        self.mlp = ResidualMLP(width, mlp_width)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        return self.mlp(x + self.attention(self.norm(x), angles))
+
+
+class FlatByteTransformer(nn.Module):
+    """p(next byte | all bytes of the row before it), one position a byte: RoPE, SwiGLU, RMSNorm before each part."""
+
+    def __init__(self, width: int, layers: int, heads: int, mlp_width: int | None = None, tied: bool = False) -> None:
+        super().__init__()
+        self.config = FlatConfig(width, layers, heads, mlp_width or _mlp_width(width), tied)
+        self.embedding = nn.Embedding(ByteTokenizer.vocab_size, width)
+        self.blocks = nn.ModuleList(FlatBlock(width, heads, mlp_width or _mlp_width(width)) for _ in range(layers))
+        self.norm = RMSNorm(width)
+        self.to_logits = nn.Linear(width, ByteTokenizer.vocab_size, bias=False)
+        self.apply(_initialize)
+        for block in self.blocks:  # each block begins as the identity
+            nn.init.zeros_(block.attention.to_out.weight)
+            nn.init.zeros_(block.mlp.mlp.to_out.weight)
+        if tied:
+            self.to_logits.weight = self.embedding.weight
+
+    @classmethod
+    def sized(cls, parameters: int, layers: int | None = None, tied: bool = False) -> FlatByteTransformer:
+        """A model of `parameters` ± 3 %, about 64 times as wide as deep unless `layers` is given.
+
+        Raises ValueError where there is none.
+        """
+        return cls(**vars(flat_config(parameters, layers, tied)))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(B, N) byte ids → mean nats over the predicted bytes."""
+        nats, bytes_ = self.score(rows)
+        return nats / max(bytes_, 1)
+
+    def score(self, rows: Tensor) -> tuple[Tensor, int]:
+        """(B, N) byte ids → the sum of −log p, and over how many bytes.
+
+        As in HierarchicalAutoencoder: a row's first token, BOS and PAD are not scored; the nats of EOS count,
+        but EOS is not a byte.
+        """
+        targets = rows[:, 1:]
+        unscored = (targets == ByteTokenizer.BOS) | (targets == ByteTokenizer.PAD)
+        logits = self.logits(rows[:, :-1])
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.masked_fill(unscored, _NOTHING).flatten(), reduction="sum")
+        return nats, int((targets < ByteTokenizer.BYTES).sum())
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """(B, N) byte ids → (B, N, 259) of the byte after each, fp32."""
+        x = self.embedding(rows)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # a half-width residual stream, as in components
+        angles = rotary_angles(rows.shape[1], self.config.width // self.config.heads, x)
+        for block in self.blocks:
+            x = block(x, angles)
+        return self.to_logits(self.norm(x)).float()
+
+
+def _mlp_width(width: int) -> int:
+    return max(16, round(width * 8 / 3 / 16) * 16)
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+
+
+def flat_config(parameters: int, layers: int | None = None, tied: bool = False) -> FlatConfig:
+    """The size of a model with `parameters` ± 3 %: see FlatByteTransformer.sized.
+
+    Width and depth are chosen for their proportion, then the hidden width of the SwiGLU, within 2 … 4 times
+    the width, for the number. Raises ValueError where no size fits.
+    """
+    fitting: list[tuple[float, FlatConfig]] = []
+    for width in [*range(16, 128, 16), *range(128, 4097, _HEAD_WIDTH)]:
+        heads = max(1, width // _HEAD_WIDTH)
+        for depth in [layers] if layers is not None else range(1, 65):
+            outside = width * (1 if tied else 2) * ByteTokenizer.vocab_size + width
+            in_block = (parameters - outside) / depth - 4 * width**2 - 2 * width
+            hidden = round(in_block / (3 * width) / 16) * 16
+            total = outside + depth * (4 * width**2 + 2 * width + 3 * width * hidden)
+            if not 2 * width <= hidden <= 4 * width or abs(total / parameters - 1) > 0.03:
+                continue
+            proportion = abs(math.log(width / depth / _HEAD_WIDTH)) + abs(math.log(hidden / width * 3 / 8))
+            fitting.append((proportion, FlatConfig(width, depth, heads, hidden, tied)))
+    if not fitting:
+        raise ValueError(f"no flat transformer of about {parameters:,} parameters; ask for 20,000 or more")
+    return min(fitting, key=lambda item: item[0])[1]
+
+
+def measure(parameters: int, length: int, batch_size: int, steps: int) -> dict[str, float]:
+    """Training speed on random bytes: the median of `steps` steps after one to warm up."""
+    torch.manual_seed(0)
+    model = FlatByteTransformer.sized(parameters)
+    optimizers = build_optimizers(model, learning_rate=3e-3, muon_learning_rate=0.02, weight_decay=0.0)
+    rows, seconds = torch.randint(256, (batch_size, length)), []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        with autocast(rows.device, True):
+            loss = model(rows)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - start)
+    config = model.config
+    return {
+        "parameters": count_parameters(model),
+        "width": config.width,
+        "layers": config.layers,
+        "heads": config.heads,
+        "bytes_per_second": rows.numel() / statistics.median(seconds[1:]),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argument_parser("benchmarks.flat_transformer", __doc__)
+    parser.add_argument("--parameters", type=int, nargs="+", default=[2_000_000, 5_000_000, 10_000_000])
+    parser.add_argument("--sequence-length", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=3, help="timed steps a size")
+    options: argparse.Namespace = parser.parse_args(arguments)
+    keep_freed_memory()
+    sizes = []
+    for parameters in options.parameters:
+        progress(f"training {parameters:,} parameters")
+        sizes.append(measure(parameters, options.sequence_length, options.batch_size, options.steps))
+    header = ["parameters", "width", "layers", "heads", "bytes/s"]
+    rows = [[f"{value:,.0f}" for value in size.values()] for size in sizes]
+    title = f"flat byte transformer, {options.batch_size} × {options.sequence_length} bytes a step"
+    finish(options.output, table(title, header, rows), {"sizes": sizes}, options)
+
+
+if __name__ == "__main__":
+    main()
