@@ -100,9 +100,7 @@ def _parse_value(text: str, hint: Any) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
     only_text = set(kinds) <= {str, types.NoneType}  # run_name=2024 means the text
-    readable = isinstance(value, str) or (
-        not only_text and isinstance(value, int | float | list | tuple | dict)
-    )
+    readable = isinstance(value, str) or (not only_text and isinstance(value, int | float | list | tuple | dict))
     return _plain(value) if readable else text
 
 

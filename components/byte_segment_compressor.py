@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from components.entropy_model import EntropyModel, EntropyModelConfig
 from components.learned_query_attention import LearnedQueryAttention
-from components.segmentation import ENTROPY_RULES, SegmentationConfig, Segmenter, Segments, check_rule
+from components.segmentation import (
+    ENTROPY_RULES,
+    DistinctSegments,
+    SegmentationConfig,
+    Segmenter,
+    Segments,
+    check_rule,
+    distinct_segments,
+)
 from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding
 from components.tokens import Alphabet, Tokens
@@ -39,20 +47,36 @@ class CompressorConfig:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """codes: the segments as tokens of the next level, S of them. distinct: the different segments, U of them.
+
+    distinct_vectors: (U, D) their quantized vectors, zeros for special ones. quantizer_loss: scalar.
+    """
+
+    codes: Tokens
+    distinct: DistinctSegments
+    distinct_vectors: Tensor
+    quantizer_loss: Tensor
+
+
+@dataclass(frozen=True)
 class Compressed:
     """What a compressor makes of its tokens.
 
-    tokens: those that went in. codes: the segments as tokens of the next level (S of them). segments: where
-    they lie. entropies: (T,) or None where the rule needs none. entropy_nats: (T,) −log p of the entropy model,
-    None once it is frozen. quantizer_loss: scalar.
+    tokens: those that went in. segments: how they were cut. entropies: (T,) or None where the rule needs
+    none. entropy_nats: (T,) −log p of the entropy model, None once it is frozen. encoded: the codes.
     """
 
     tokens: Tokens
-    codes: Tokens
     segments: Segments
     entropies: Tensor | None
     entropy_nats: Tensor | None
-    quantizer_loss: Tensor
+    encoded: Encoded
+
+    @property
+    def codes(self) -> Tokens:
+        """The segments as tokens of the next level."""
+        return self.encoded.codes
 
 
 class ByteSegmentCompressor(nn.Module):
@@ -91,8 +115,7 @@ class ByteSegmentCompressor(nn.Module):
         """tokens: T of them, packed → Compressed. `caches`, empty ones, are filled for the entropy model's `step`."""
         entropies, nats = self.measure(tokens, caches)
         segments = self.segmenter(tokens, entropies)
-        codes, loss = self.encode(tokens, segments)
-        return Compressed(tokens, codes, segments, entropies, nats, loss)
+        return Compressed(tokens, segments, entropies, nats, self.encode(tokens, segments))
 
     def measure(
         self, tokens: Tokens, caches: list[AttentionCache] | None = None
@@ -111,17 +134,20 @@ class ByteSegmentCompressor(nn.Module):
         if self.entropy_model is not None:
             self.entropy_model.requires_grad_(False)
 
-    def encode(self, tokens: Tokens, segments: Segments) -> tuple[Tokens, Tensor]:
-        """Codes of given segments, and the quantizer's loss. Special tokens become special codes."""
-        first = segments.first_tokens
-        plain = ~tokens.special[first]  # (S,)
-        quantized = self.quantizer(self.pooled(tokens, segments)[plain])
-        number = tokens.ids[first, 0] - self.alphabet.codebook_size + self.code_alphabet.codebook_size
+    def encode(self, tokens: Tokens, segments: Segments) -> Encoded:
+        """Codes of given segments; each different segment is worked out once. Special tokens become special codes."""
+        distinct = distinct_segments(tokens, segments)
+        first = distinct.segments.first_tokens
+        plain = ~distinct.tokens.special[first]  # (U,)
+        quantized = self.quantizer(self.pooled(distinct.tokens, distinct.segments)[plain])
+        number = distinct.tokens.ids[first, 0] - self.alphabet.codebook_size + self.code_alphabet.codebook_size
         ids = number[:, None].repeat(1, self.code_alphabet.slots)
         ids[plain] = quantized.codes
         vectors = quantized.vectors.new_zeros(len(first), self.config.width)
         vectors = vectors.index_put((plain.nonzero()[:, 0],), quantized.vectors)
-        return Tokens(ids, segments.packing, self.code_alphabet, vectors), quantized.loss
+        each = distinct.of_segment
+        codes = Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each])
+        return Encoded(codes, distinct, vectors, quantized.loss)
 
     def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, D) what the quantizer reads: a function of each segment's own tokens."""

@@ -75,7 +75,7 @@ class CodeExpander(nn.Module):
         self.embedding = TokenEmbedding(
             alphabet, width, config.ngram_sizes, config.ngram_rows, config.ngram_width, lower_vector_width
         )
-        self.start = nn.Parameter(torch.zeros(width))
+        self.start = nn.Parameter(0.1 * torch.randn(width))
         self.from_context = nn.Linear(context_width, width, bias=False)
         self.predictor = SlidingWindowTransformer(config.predictor)
 

@@ -42,7 +42,7 @@ class CodeSequenceTransformer(nn.Module):
         self.embedding = TokenEmbedding(
             alphabet, width, config.ngram_sizes, config.ngram_rows, config.ngram_width, vector_width
         )
-        self.start = nn.Parameter(torch.zeros(width))
+        self.start = nn.Parameter(0.1 * torch.randn(width))
         self.transformer = SlidingWindowTransformer(config.transformer)
         self.head = DepthHead(width, alphabet)
 

@@ -37,7 +37,10 @@ class LevelConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """levels: from the bytes up. The weights multiply losses that are all in nats per byte."""
+    """levels: from the bytes up. The loss weights multiply losses that are all in nats per byte.
+
+    repetition_weight: a segment that occurs n times in a batch weighs n to this power in the reconstruction loss.
+    """
 
     levels: tuple[LevelConfig, ...] = (LevelConfig(),)
     top_transformer_config: TopTransformerConfig = field(default_factory=TopTransformerConfig)
@@ -45,6 +48,7 @@ class ModelConfig:
     reconstruction_loss_weight: float = 1.0
     top_lm_loss_weight: float = 0.2
     aux_lm_loss_weight: float = 1.0
+    repetition_weight: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.levels:
@@ -186,45 +190,39 @@ class HierarchicalAutoencoder(nn.Module):
         hidden, context = self.predict(tokens, compressed)
 
         byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
-        highest = compressed[-1].codes
-        code_nats = self.top.nats(context, highest).masked_fill(highest.packing.positions == 0, 0.0)
-        lower = [tokens, *(c.codes for c in compressed)]
+        code_nats = self.top.nats(context, compressed[-1].codes)
         bytes_ = max(int(((tokens.packing.positions > 0) & ~tokens.special).sum()), 1)
-        return self._weigh(
+        reconstruction = [self._reconstruction(i, c) for i, c in enumerate(compressed)]
+        entropy = [
+            c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else hidden.new_zeros(()) for c in compressed
+        ]
+        quantizer = [c.encoded.quantizer_loss for c in compressed]
+        config = self.config
+        return Losses(
+            total=config.predict_loss_weight * byte_nats.sum() / bytes_
+            + config.top_lm_loss_weight * code_nats.sum() / bytes_
+            + config.reconstruction_loss_weight * torch.stack([even for _, even in reconstruction]).sum() / bytes_
+            + config.aux_lm_loss_weight * torch.stack(entropy).sum()
+            + torch.stack(quantizer).sum(),
             predict=byte_nats.sum() / bytes_,
             codes=code_nats.sum() / bytes_,
-            reconstruction=[
-                level.expander.reconstruction_nats(cast(Tensor, c.codes.vectors), lower[i], c.segments).sum() / bytes_
-                for i, (level, c) in enumerate(zip(self.levels, compressed, strict=True))
-            ],
-            entropy=[
-                c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else hidden.new_zeros(())
-                for c in compressed
-            ],
-            quantizer=[c.quantizer_loss for c in compressed],
-            bytes_=bytes_,
+            reconstruction=[nats / bytes_ for nats, _ in reconstruction],
+            entropy=entropy,
+            quantizer=quantizer,
+            bytes=bytes_,
             compressed=compressed,
         )
 
-    def _weigh(
-        self,
-        predict: Tensor,
-        codes: Tensor,
-        reconstruction: list[Tensor],
-        entropy: list[Tensor],
-        quantizer: list[Tensor],
-        bytes_: int,
-        compressed: list[Compressed],
-    ) -> Losses:
-        config = self.config
-        total = (
-            config.predict_loss_weight * predict
-            + config.top_lm_loss_weight * codes
-            + config.reconstruction_loss_weight * torch.stack(reconstruction).sum()
-            + config.aux_lm_loss_weight * torch.stack(entropy).sum()
-            + torch.stack(quantizer).sum()
-        )
-        return Losses(total, predict, codes, reconstruction, entropy, quantizer, bytes_, compressed)
+    def _reconstruction(self, i: int, compressed: Compressed) -> tuple[Tensor, Tensor]:
+        """Nats to tell level i's tokens given its codes, and the same with rare segments weighing more, for training.
+
+        Frequent segments are learned soon whatever their weight; the square root of the count leaves more of
+        the gradient to the rare ones, on which the accuracy in the end depends.
+        """
+        encoded, distinct = compressed.encoded, compressed.encoded.distinct
+        nats = self.levels[i].expander.reconstruction_nats(encoded.distinct_vectors, distinct.tokens, distinct.segments)
+        evened = distinct.counts.float() ** self.config.repetition_weight
+        return distinct.counts.to(nats.dtype) @ nats, evened @ nats * (distinct.counts.sum() / evened.sum())
 
 
 def _initialize(module: nn.Module) -> None:
@@ -234,4 +232,4 @@ def _initialize(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.1)

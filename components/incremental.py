@@ -16,9 +16,10 @@ from torch import Tensor
 
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Level
 from components.packing import Packing
-from components.segmentation import SegmentationState, Segments
+from components.segmentation import SegmentationState, Segments, one_segment_a_row
 from components.sliding_window_attention import AttentionCache
-from components.token_embedding import HISTORY, TokenEmbedding, token_hash
+from components.token_embedding import HISTORY, TokenEmbedding
+from components.token_hash import token_hash
 from components.tokens import BYTES, Tokens, pack_bytes
 
 
@@ -207,10 +208,8 @@ class IncrementalModel:
         if state.open_vectors is not None:
             vectors = state.open_vectors[rows][packing.rows, packing.positions]
         tokens = Tokens(ids, packing, level.compressor.alphabet, vectors)
-        each = Packing.from_lengths(torch.ones_like(lengths))
-        segments = Segments(each, packing.rows, packing.positions, lengths, packing.rows)
         state.open_lengths[rows] = 0
-        return level.compressor.encode(tokens, segments)[0]
+        return level.compressor.encode(tokens, one_segment_a_row(tokens)).codes
 
 
 def _last(packing: Packing) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from components.packing import Packing
+from components.token_hash import mix, token_hash
 from components.tokens import BYTES, Alphabet, Tokens
 
 Rule = Literal["increase", "threshold", "both", "fixed", "whitespace"]
@@ -78,6 +79,42 @@ class Segments:
     def first_tokens(self) -> Tensor:
         """(S,) the packed place of each segment's first token."""
         return self.lengths.cumsum(0) - self.lengths
+
+
+@dataclass(frozen=True)
+class DistinctSegments:
+    """The different segments of a sequence, U of them, each once: what depends on a segment alone is computed here.
+
+    tokens, segments: the distinct segments, one a row. counts: (U,) how often each occurs. of_segment: (S,) which
+    of them each segment is.
+    """
+
+    tokens: Tokens
+    segments: Segments
+    counts: Tensor
+    of_segment: Tensor
+
+
+def one_segment_a_row(tokens: Tokens) -> Segments:
+    """Segments where every (non-empty) row of the tokens is one segment."""
+    packing = tokens.packing
+    each = Packing.from_lengths(torch.ones_like(packing.lengths))
+    return Segments(each, packing.rows, packing.positions, packing.lengths, packing.rows)
+
+
+def distinct_segments(tokens: Tokens, segments: Segments) -> DistinctSegments:
+    """Finds equal segments by a 64-bit hash of their tokens: two different ones of a million are taken for equal
+    with probability 3e-8."""
+    token = mix(token_hash(tokens.ids), segments.offsets + 1)
+    hashes = torch.zeros_like(segments.lengths).index_add_(0, segments.of_token, token)
+    _, of_segment, counts = torch.unique(hashes, return_inverse=True, return_counts=True)
+    place = torch.arange(len(hashes), device=hashes.device)
+    chosen = torch.zeros_like(counts).scatter_(0, of_segment, place)  # one of the equal ones
+    packing = Packing.from_lengths(segments.lengths[chosen])
+    source = segments.first_tokens[chosen][packing.rows] + packing.positions
+    vectors = tokens.vectors[source] if tokens.vectors is not None else None
+    distinct = Tokens(tokens.ids[source], packing, tokens.alphabet, vectors)
+    return DistinctSegments(distinct, one_segment_a_row(distinct), counts, of_segment)
 
 
 @dataclass

@@ -50,9 +50,7 @@ def find_units(path: str, column: str) -> SplitUnits:
     """
     root = Path(path).expanduser()
     if not root.exists():
-        raise DataError(
-            f"data.path={path!r} does not exist (from the folder {Path.cwd()}); check the spelling"
-        )
+        raise DataError(f"data.path={path!r} does not exist (from the folder {Path.cwd()}); check the spelling")
     if not root.is_dir():
         return SplitUnits(_file_units(root, root.name, column, given=True), None)
     files = _files_below(root)
@@ -128,14 +126,10 @@ def _json_units(path: Path, name: str, column: str, *, given: bool) -> list[Docu
         if data.lstrip().startswith(b"{") and b"\n" in data.strip():
             return list(json_lines_units(name, path, column))
         if given:
-            raise DataError(
-                f"{path}: not JSON ({error}); repair it, or name it .txt to read it as text"
-            ) from None
+            raise DataError(f"{path}: not JSON ({error}); repair it, or name it .txt to read it as text") from None
         return [TextFileUnit(name, path, len(data))]
     records = content if isinstance(content, list) else [content]
     if not given and not any(isinstance(record, dict) and column in record for record in records[:1]):
         return [TextFileUnit(name, path, len(data))]
-    documents = tuple(
-        record_text(record, column, f"{path}, record {i}") for i, record in enumerate(records, 1)
-    )
+    documents = tuple(record_text(record, column, f"{path}, record {i}") for i, record in enumerate(records, 1))
     return [MemoryUnit(name, documents)]

@@ -105,9 +105,7 @@ def given_split(validation: Iterable[Iterable[Document]], config: DataConfig, na
         if sum(map(len, found.values())) >= config.validation_bytes:
             break
     if not found:
-        raise DataError(
-            f"{name} has no text in its validation split; remove that split to hold out documents"
-        )
+        raise DataError(f"{name} has no text in its validation split; remove that split to hold out documents")
     return DocumentSplit(0, take_validation(found, config))
 
 
@@ -125,9 +123,7 @@ def take_validation(documents: dict[int, bytes], config: DataConfig) -> list[byt
 
 def _cut_one(text: bytes, config: DataConfig, name: str) -> DocumentSplit:
     if len(text) < 2:
-        raise DataError(
-            f"{name} holds a single byte; training needs text to learn from and text to validate on"
-        )
+        raise DataError(f"{name} holds a single byte; training needs text to learn from and text to validate on")
     tail = min(max(1, round(len(text) * config.validation_fraction)), config.validation_bytes)
     cut = len(text) - tail
     line_start = text.rfind(b"\n", 0, cut) + 1  # begin the tail a little earlier rather than inside a line

@@ -83,8 +83,7 @@ class JsonLinesUnit:
         except OSError as error:
             raise unreadable_file(self.path, error) from None
         return [
-            self._document(line, self.first_line + index) if line.strip() else b""
-            for index, line in enumerate(lines)
+            self._document(line, self.first_line + index) if line.strip() else b"" for index, line in enumerate(lines)
         ]
 
     def _document(self, line: bytes, number: int) -> bytes:
@@ -166,9 +165,7 @@ _COLUMN_HINT = "choose another with data.text_column_name="
 def record_text(record: Any, column: str, where: str) -> bytes:
     """The text of one JSON or hub record as bytes; a null is empty. DataError names `where` otherwise."""
     if not isinstance(record, dict):
-        raise DataError(
-            f"{where}: expected a record {{…}} with a column {column!r}, found {type(record).__name__}"
-        )
+        raise DataError(f"{where}: expected a record {{…}} with a column {column!r}, found {type(record).__name__}")
     if column not in record:
         raise missing_column(where, column, list(record))
     value = record[column]

@@ -45,9 +45,7 @@ def _explained(error: Exception, config: DataConfig) -> Exception:
     if isinstance(error, DatasetNotFoundError):
         return DataError(f"the hub has no data set {config.dataset_name!r} that you may read ({reason})")
     if isinstance(error, ValueError):  # an unknown configuration or split; datasets lists those it has
-        return DataError(
-            f"{config.dataset_name}: {reason}; see data.dataset_config= and data.dataset_train_split="
-        )
+        return DataError(f"{config.dataset_name}: {reason}; see data.dataset_config= and data.dataset_train_split=")
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES:
         return DataError(
             f"the hub cannot be reached for the data set {config.dataset_name} ({reason}); check the "

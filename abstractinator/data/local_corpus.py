@@ -59,9 +59,7 @@ class _Windows:
     def _read_unit(unit: DocumentUnit) -> list[Document]:
         documents = [Document.of(text) for text in unit.read()]
         if len(documents) != unit.count:
-            raise DataError(
-                f"{unit.name} changed while it was in use: start again on the data as they are now"
-            )
+            raise DataError(f"{unit.name} changed while it was in use: start again on the data as they are now")
         return documents
 
 

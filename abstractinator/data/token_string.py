@@ -46,9 +46,7 @@ class TokenString:
         while filled < len(target):
             if self._used == len(self._tokens) and not self._open_document():
                 if not self._has_documents:
-                    raise DataError(
-                        f"{self._corpus.name} has no documents to train on; all are held out or empty"
-                    )
+                    raise DataError(f"{self._corpus.name} has no documents to train on; all are held out or empty")
                 if self._epoch + 1 == self._num_epochs:
                     break
                 self._open_epoch(self._epoch + 1, None)

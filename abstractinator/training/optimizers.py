@@ -15,7 +15,8 @@ _SMALL_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of it
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(matrices for Muon, everything else for AdamW), in the model's order, trainable parameters only."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     hidden = {
         id(module.weight)
         for name, module in model.named_modules()

@@ -48,9 +48,7 @@ def code_usage(counts: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
         axis.set(xlabel="codes by rank", ylabel="times used", xlim=(0, max(1, len(ranked))))
         if used:
             axis.set_yscale("log")
-            axis.step(
-                np.arange(used + 1), np.append(ranked[:used], ranked[used - 1]), where="post", color=color
-            )
+            axis.step(np.arange(used + 1), np.append(ranked[:used], ranked[used - 1]), where="post", color=color)
             axis.fill_between(np.arange(used), ranked[:used], step="post", color=color, alpha=0.25)
             axis.set_ylim(bottom=0.7)
     return figure

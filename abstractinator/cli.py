@@ -1,0 +1,159 @@
+"""The command line: `abstractinator train | generate | info`.
+
+A user's mistake ends in one clear line and exit status 2, never in a traceback; a stop by Ctrl-C or SIGTERM
+in 130 or 143, after a checkpoint was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from abstractinator import __version__
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a subcommand and returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _quiet_libraries()
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"abstractinator: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("abstractinator: stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="abstractinator", description="Bytes of text into learned discrete codes, and back."
+    )
+    parser.add_argument("--version", action="version", version=f"abstractinator {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="train | generate | info")
+
+    train = commands.add_parser(
+        "train", help="train a model", description="Trains a model; Ctrl-C writes a checkpoint."
+    )
+    train.add_argument(
+        "--config", type=Path, help="a Python file with one literal, exp_config = {…} (default: ./config.py, if there)"
+    )
+    train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings over those of the file")
+    train.add_argument("--show", action="store_true", help="print the resolved settings as JSON and do nothing")
+    train.set_defaults(command=_train)
+
+    generate = commands.add_parser("generate", help="continue a prompt", description="Continues a prompt.")
+    generate.add_argument("checkpoint", help="a checkpoint_step*.pt")
+    generate.add_argument("prompt", help="text to continue; - reads it from standard input")
+    generate.add_argument("--mode", choices=("plan", "exact"), default="plan", help="see the README (default: plan)")
+    generate.add_argument("--max-new-bytes", type=int, default=256)
+    generate.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
+    generate.add_argument("--top-k", type=int, default=0, help="0 is all (default)")
+    generate.add_argument("--top-p", type=float, default=0.95)
+    generate.add_argument("--seed", type=int, default=None)
+    generate.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    generate.set_defaults(command=_generate)
+
+    info = commands.add_parser("info", help="what a checkpoint is", description="Shows what a checkpoint holds.")
+    info.add_argument("checkpoint", help="a checkpoint_step*.pt")
+    info.add_argument("--json", action="store_true", help="everything but the weights, as JSON")
+    info.set_defaults(command=_info)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    from abstractinator.config import load_experiment
+
+    path = options.config
+    if path is None and Path("config.py").is_file():
+        path = Path("config.py")
+    config = load_experiment(path, options.overrides)
+    if options.show:
+        from abstractinator.settings import to_dict
+
+        print(json.dumps(to_dict(config), indent=2))
+        return 0
+
+    from abstractinator.training.loop import Interrupted, train
+
+    try:
+        train(config)
+    except Interrupted as stop:
+        print(f"abstractinator: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from abstractinator.data import text_to_bytes
+    from abstractinator.device import pick_device
+    from abstractinator.training.run_state import load_model
+
+    prompt = sys.stdin.buffer.read() if options.prompt == "-" else text_to_bytes(options.prompt)
+    model, _ = load_model(options.checkpoint, pick_device(options.device))
+    text = model.generate_bytes(
+        prompt,
+        mode=options.mode,
+        max_new_bytes=options.max_new_bytes,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    sys.stdout.buffer.write(text + b"\n")
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    import torch
+
+    from abstractinator.training.run_state import load_model
+
+    model, payload = load_model(options.checkpoint, torch.device("cpu"))
+    config = payload["config"]
+    if options.json:
+        shown = {key: payload[key] for key in ("version", "config", "step", "bytes_read", "seconds")}
+        print(json.dumps(shown, indent=2))
+        return 0
+    print(f"{options.checkpoint}: {config['run_name']}, written by version {payload['version']}")
+    print(f"  steps       {payload['step']} of {payload['total_steps']}")
+    print(f"  bytes read  {payload['bytes_read']:,}")
+    print(f"  seconds     {payload['seconds']:.0f}")
+    print(f"  parameters  {sum(p.numel() for p in model.parameters()):,}")
+    for number, level in enumerate(model.levels, 1):
+        segmentation, alphabet = level.compressor.config.segmentation, level.compressor.code_alphabet
+        threshold = (
+            f" at {float(level.compressor.segmenter.threshold):.3f} nats" if level.compressor.entropy_model else ""
+        )
+        print(
+            f"  level {number}     {segmentation.rule}{threshold}, at most {segmentation.max_tokens_per_code} tokens a "
+            f"code; {alphabet.slots} × {alphabet.codebook_size} {level.compressor.config.quantizer.kind} codes"
+        )
+    top = config["model"]["top_transformer_config"]["transformer"]
+    print(f"  top         {top['layers']} layers, {top['width']} wide, window {top['window']} codes")
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Log lines that no user of this program can act on."""
+    for name in ("datasets", "transformers", "torch", "torchdata"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

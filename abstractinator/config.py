@@ -1,0 +1,108 @@
+"""The settings of an experiment: what `exp_config` may say, with types, meanings and defaults.
+
+The defaults are the embedded preset, which trains on a laptop in minutes. `load_experiment` is the one way
+from a file and command-line overrides to a checked ExperimentConfig.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from abstractinator.data import DataConfig
+from abstractinator.settings import apply_overrides, build, load_config_file
+from components.generation import GenerationConfig
+from components.hierarchical_autoencoder import ModelConfig
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One training run, whole. Every key of `exp_config` is a field here or in a part of it."""
+
+    # Names: checkpoints of a run lie in checkpoint_dir, its metrics in ./mlruns/<project_name>; None as
+    # project_name switches MLflow off.
+    run_name: str = "default"
+    project_name: str | None = "abstractinator"
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    # auto takes CUDA, then MPS, then the CPU. On a CPU, one seed gives the same losses every time.
+    device: Device = "auto"
+    seed: int = 0
+    # bf16 autocast where the processor has it, over fp32 master weights; False computes in fp32.
+    mixed_precision: bool = True
+
+    # Bytes in a row, rows in a batch, batches in an optimizer step.
+    sequence_length: int = 1024
+    batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    # The training ends after max_steps optimizer steps or num_epochs, whichever comes first.
+    max_steps: int | None = 450
+    num_epochs: int | None = None
+
+    # learning_rate: AdamW's, for embeddings, output layers, norms. muon_learning_rate: for matrices.
+    learning_rate: float = 3e-3
+    muon_learning_rate: float = 0.02
+    weight_decay: float = 0.0
+    gradient_clip_norm: float = 1.0
+    # A schedule of transformers' get_scheduler, and what it takes beyond the steps.
+    scheduler_type: str = "warmup_stable_decay"
+    warmup_steps: int = 10
+    scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 200})
+
+    # Every so many steps: a line in the log, a measurement on held-out documents, a sample, a checkpoint.
+    log_interval: int = 10
+    validation_interval: int = 150
+    generation_interval: int = 150
+    checkpoint_interval: int = 150
+    sample_prompt_for_generation: str = "def main(argv):\n"
+    generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(max_new_bytes=240, seed=0))
+
+    checkpoint_dir: str = "checkpoints"
+    # How many of the newest checkpoints stay.
+    checkpoints_kept: int = 2
+    # A file, or `latest` for the newest one in checkpoint_dir.
+    resume_from_checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.sequence_length < 2:
+            raise ValueError(f"sequence_length must be at least 2, not {self.sequence_length}")
+        if self.max_steps is None and self.num_epochs is None:
+            raise ValueError("max_steps and num_epochs are both None; set one of them, or the training never ends")
+        for name in ("learning_rate", "muon_learning_rate", "gradient_clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be 0 or more, not {self.warmup_steps}")
+        if not self.sample_prompt_for_generation:
+            raise ValueError("sample_prompt_for_generation is empty; give at least one character")
+
+
+_AT_LEAST_ONE = (
+    "batch_size",
+    "gradient_accumulation_steps",
+    "max_steps",
+    "num_epochs",
+    "log_interval",
+    "validation_interval",
+    "generation_interval",
+    "checkpoint_interval",
+    "checkpoints_kept",
+)
+
+
+def load_experiment(path: str | Path | None, overrides: list[str]) -> ExperimentConfig:
+    """The checked settings of a config file (None for the defaults) with `key.sub=value` overrides over them.
+
+    Raises ConfigError, which names the key and what to do.
+    """
+    raw = load_config_file(path) if path is not None else {}
+    return build(ExperimentConfig, apply_overrides(raw, overrides, ExperimentConfig))

@@ -1,0 +1,1 @@
+"""Measurements on text that was not trained on."""

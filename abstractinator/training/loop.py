@@ -1,0 +1,250 @@
+"""The training loop: from settings to a trained model, its checkpoints and its summary."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from abstractinator.config import ExperimentConfig
+from abstractinator.data import Corpus, open_corpus, train_loader
+from abstractinator.device import autocast, has_bfloat16, keep_freed_memory, peak_memory_bytes, pick_device
+from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
+from abstractinator.settings import ConfigError, to_dict
+from abstractinator.training import report
+from abstractinator.training.checkpoint import CheckpointError, check_writable, latest_checkpoint
+from abstractinator.training.interruption import Interruption
+from abstractinator.training.run_state import RunState
+from abstractinator.training.segmentation_schedule import follow_or_freeze
+from abstractinator.training.tracking import Tracker, start_tracking
+from components.hierarchical_autoencoder import Losses
+from components.sliding_window_attention import kernel_for
+
+
+class TrainingError(ValueError):
+    """The training cannot go on; the message says at which step and what to do."""
+
+
+class Interrupted(Exception):
+    """The training was stopped by a signal after a checkpoint was written."""
+
+    def __init__(self, signal_number: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped; go on with resume_from_checkpoint={checkpoint}")
+        self.signal_number, self.checkpoint = signal_number, checkpoint
+
+
+def train(config: ExperimentConfig) -> report.Summary:
+    """Trains as `config` says and returns what came of it; everything is also on disk.
+
+    Writes checkpoints and summary.json into config.checkpoint_dir and metrics into ./mlruns. On a CPU the
+    same settings give the same losses, also across a stop and a resume.
+    Raises ConfigError, DataError, CheckpointError or TrainingError for what a user can mend, and Interrupted
+    after Ctrl-C or SIGTERM.
+    """
+    keep_freed_memory()
+    device, folder = pick_device(config.device), Path(config.checkpoint_dir)
+    resume_from = _resume_path(config, folder)
+    check_writable(folder)
+    corpus = open_corpus(config.data)
+    held_out = rows_of(corpus.validation_documents(), config.sequence_length)
+    loader = train_loader(corpus, config.sequence_length, config.batch_size, config.seed, config.num_epochs)
+    state = RunState.begin(config, loader, _total_steps(config, corpus), device)
+    if resume_from is not None:
+        state.restore(resume_from)
+    else:
+        _set_aside_earlier_runs(folder)
+    _say_what_begins(state, corpus, device, resume_from)
+
+    with start_tracking(config.project_name, config.run_name, state.tracking_run_id) as tracker:
+        state.tracking_run_id = tracker.run_id
+        tracker.log_config(to_dict(config))
+        with Interruption() as interruption, _progress_bar(state) as bar:
+            _loop(state, tracker, held_out, folder, interruption, bar)
+        return _finish(state, tracker, held_out, folder)
+
+
+def _loop(
+    state: RunState, tracker: Tracker, held_out: Tensor, folder: Path, interruption: Interruption, bar: tqdm[Any]
+) -> None:
+    config, batches = state.config, iter(state.loader)
+    session_start, earlier_seconds = time.monotonic(), state.seconds
+    while state.step < state.total_steps:
+        result = train_step(state, batches)
+        if result is None:
+            break  # the last epoch is over
+        state.seconds = earlier_seconds + time.monotonic() - session_start
+        bar.update(state.bytes_read - bar.n)
+
+        if state.step % config.log_interval == 0:
+            _log_step(state, result, tracker, bar)
+        if interruption.signal is not None:
+            tracker.end("KILLED")
+            raise Interrupted(interruption.signal, _save(state, folder))
+        if state.step == state.total_steps:
+            break  # what is left is done at the end of every run
+        if state.step % config.validation_interval == 0:
+            _validate(state, tracker, held_out)
+        if state.step % config.generation_interval == 0:
+            tracker.log_text(report.samples(state.model, config), f"samples/step{state.step}.txt")
+        if state.step % config.checkpoint_interval == 0:
+            _save(state, folder)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """losses: of the step's last batch. gradient_norm: before clipping."""
+
+    losses: Losses
+    gradient_norm: float
+
+
+def train_step(state: RunState, batches: Iterator[Tensor]) -> StepResult | None:
+    """One optimizer step on the next batches; None where there are none left. Raises TrainingError.
+
+    A step whose loss or gradient is not finite is not taken, so the weights stay good.
+    """
+    config, model = state.config, state.model
+    device = next(model.parameters()).device
+    model.train()
+    losses = None
+    for rows in itertools.islice(batches, config.gradient_accumulation_steps):
+        with autocast(device, config.mixed_precision):
+            first, losses = losses is None, model(rows.to(device, non_blocking=True))
+        _require_finite(losses.total, "loss", state)
+        (losses.total / config.gradient_accumulation_steps).backward()
+        follow_or_freeze(model, losses, done=state.step / state.total_steps, first=first and state.step == 0)
+        state.bytes_read += losses.bytes
+    if losses is None:
+        return None
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip_norm)
+    _require_finite(norm, "gradient norm", state)
+    for optimizer, scheduler in zip(state.optimizers, state.schedulers, strict=True):
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return StepResult(losses, float(norm))
+
+
+def _require_finite(value: Tensor, name: str, state: RunState) -> None:
+    if not torch.isfinite(value):
+        raise TrainingError(
+            f"the {name} became {float(value)} at step {state.step + 1}; the training stopped before that step and the "
+            f"checkpoints in {state.config.checkpoint_dir} are from before it. Lower learning_rate or "
+            "muon_learning_rate, or raise warmup_steps, and resume from the last one"
+        )
+
+
+def _log_step(state: RunState, result: StepResult, tracker: Tracker, bar: tqdm[Any]) -> None:
+    metrics = report.loss_metrics(result.losses)
+    metrics |= {
+        "gradient_norm": result.gradient_norm,
+        "learning_rate": state.optimizers[0].param_groups[0]["lr"],
+        "bytes_read": state.bytes_read,
+        "bytes_per_second": state.bytes_read / state.seconds,
+    }
+    state.history.append([state.step, metrics["train/bits_per_byte_exact"], metrics["train/bits_per_byte_two_part"]])
+    tracker.log_metrics(metrics, state.step)
+    bar.set_postfix_str(
+        f"bits/byte exact {metrics['train/bits_per_byte_exact']:.2f} two-part "
+        f"{metrics['train/bits_per_byte_two_part']:.2f}"
+    )
+
+
+def _validate(state: RunState, tracker: Tracker, held_out: Tensor) -> HeldOutReport:
+    measured = evaluate_held_out(
+        state.model, held_out, batch_size=state.config.batch_size, mixed_precision=state.config.mixed_precision
+    )
+    tracker.log_metrics(report.held_out_metrics(measured), state.step)
+    for name, figure in report.figures(state.model, held_out, state.history).items():
+        tracker.log_figure(figure, f"plots/{name}_step{state.step}.png")
+    return measured
+
+
+def _save(state: RunState, folder: Path) -> Path:
+    """Writes a checkpoint and removes this run's oldest ones beyond checkpoints_kept."""
+    path = folder / f"checkpoint_step{state.step}.pt"
+    state.save(path)
+    if path.name not in state.written:
+        state.written.append(path.name)
+    while len(state.written) > state.config.checkpoints_kept:
+        (folder / state.written.pop(0)).unlink(missing_ok=True)
+    return path
+
+
+def _finish(state: RunState, tracker: Tracker, held_out: Tensor, folder: Path) -> report.Summary:
+    """Saves, measures and shows what the run came to."""
+    checkpoint = _save(state, folder)
+    measured = _validate(state, tracker, held_out)
+    summary = report.Summary.of(state, measured, peak_memory_bytes(next(state.model.parameters()).device))
+    summary.write(folder / "summary.json")
+    reconstruction = report.reconstruction(state.model, held_out)
+    samples = report.samples(state.model, state.config)
+    tracker.log_text(f"{reconstruction}\n{samples}", f"samples/step{state.step}.txt")
+    tracker.log_text(summary.table(), "summary.txt")
+    print(f"\n{reconstruction}\n\n{samples}\n\n{summary.table()}\n")
+    print(f"wrote {checkpoint} and {folder / 'summary.json'}")
+    if tracker.run_id is not None:
+        project = f"mlruns/{state.config.project_name}"
+        print(f"metrics, samples and plots: mlflow ui --backend-store-uri sqlite:///{project}/mlflow.db")
+    return summary
+
+
+def _total_steps(config: ExperimentConfig, corpus: Corpus) -> int:
+    """max_steps, or what num_epochs of the corpus come to, whichever is less."""
+    if config.num_epochs is None or corpus.size_bytes is None:
+        if config.max_steps is None:
+            raise ConfigError("the size of a streamed data set is not known before it is read: set max_steps")
+        return config.max_steps
+    step_bytes = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
+    steps = max(1, math.ceil(config.num_epochs * corpus.size_bytes / step_bytes))
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def _resume_path(config: ExperimentConfig, folder: Path) -> Path | None:
+    if config.resume_from_checkpoint != "latest":
+        return Path(config.resume_from_checkpoint) if config.resume_from_checkpoint else None
+    newest = latest_checkpoint(folder)
+    if newest is None:
+        raise CheckpointError(f"resume_from_checkpoint=latest, but {folder} holds no checkpoint_step*.pt to go on from")
+    return newest
+
+
+def _set_aside_earlier_runs(folder: Path) -> None:
+    """Moves the results of an earlier run out of a new run's way, so that neither overwrites the other."""
+    earlier = [*folder.glob("checkpoint_step*.pt"), *folder.glob("summary.json")]
+    if earlier:
+        aside = folder / "earlier" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        aside.mkdir(parents=True)
+        for file in earlier:
+            file.rename(aside / file.name)
+        print(f"moved the {len(earlier)} files of an earlier run to {aside}")
+
+
+def _say_what_begins(state: RunState, corpus: Corpus, device: torch.device, resume_from: Path | None) -> None:
+    size = f"{corpus.size_bytes / 1e6:.1f} MB" if corpus.size_bytes else "streamed"
+    precision = "bf16 autocast" if state.config.mixed_precision and has_bfloat16(device) else "fp32"
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    print(
+        f"{state.config.run_name}: {parameters / 1e6:.1f}M parameters, {len(state.model.levels)} level(s); "
+        f"{corpus.name} ({size}); {device.type}, {kernel_for(device).__name__}, {precision}; "
+        f"{state.total_steps} steps" + (f", going on from {resume_from}" if resume_from else "")
+    )
+
+
+def _progress_bar(state: RunState) -> tqdm[Any]:
+    config = state.config
+    step_bytes = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
+    return tqdm(
+        total=state.total_steps * step_bytes, initial=state.bytes_read, unit="B", unit_scale=True,
+        mininterval=1.0, desc="training", dynamic_ncols=True,
+    )  # fmt: skip
