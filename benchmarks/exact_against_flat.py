@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from abstractinator.config import ExperimentConfig, load_experiment
-from abstractinator.data import Corpus, DataConfig, open_corpus, train_loader
+from abstractinator.data import Corpus, open_corpus, train_loader
 from abstractinator.device import autocast, keep_freed_memory
 from abstractinator.evaluation.held_out import evaluate_held_out, rows_of
 from abstractinator.training.optimizers import build_optimizers
@@ -53,9 +53,9 @@ class Contestant:
         self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
 
     def train(self, until: float, budget: float, clip_norm: float) -> None:
-        """Steps until its own clock shows `until` of `budget` seconds, reading the data included."""
+        """Steps until its own clock shows `until` of `budget` seconds to within half a step, reading included."""
         self.model.train()
-        while self.seconds < until:
+        while self.steps == 0 or self.seconds + self.seconds / self.steps / 2 < until:
             start = time.perf_counter()
             self._step(self.seconds / budget, clip_norm)
             self.seconds += time.perf_counter() - start
@@ -79,7 +79,7 @@ class Contestant:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.bytes += count
-        self.loss = float(exact)
+        self.loss = float(exact.detach())
 
 
 def contestants(options: argparse.Namespace, experiment: ExperimentConfig, corpus: Corpus) -> list[Contestant]:
@@ -174,32 +174,50 @@ def result_table(scores: list[dict[str, Any]], held_out_bytes: int) -> str:
 
 
 def parser_of_options() -> argparse.ArgumentParser:
-    default = ExperimentConfig()
     parser = argument_parser("benchmarks.exact_against_flat", __doc__)
-    parser.add_argument("--config", help="an experiment whose model takes part; the default one without it")
-    parser.add_argument("--data", type=Path, help="local text to train on; the embedded corpus without it")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings over the experiment's")
+    parser.add_argument("--config", help="an experiment whose model and data take part; without it the default one")
+    parser.add_argument("--data", type=os.path.abspath, help="local text to train on, in place of the experiment's")
     parser.add_argument("--seconds", type=float, default=240.0, help="training time of each contestant")
     parser.add_argument("--slice-seconds", type=float, default=20.0, help="how long each trains at a turn")
-    parser.add_argument("--sequence-length", type=int, default=default.sequence_length)
-    parser.add_argument("--batch-size", type=int, default=default.batch_size)
-    parser.add_argument("--held-out-bytes", type=int, default=default.data.validation_bytes)
-    parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="ours, AdamW")
-    parser.add_argument("--muon-learning-rate", type=float, default=default.muon_learning_rate, help="ours, Muon")
+    for name, type_ in _EXPERIMENT.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type_, help="without it as in the experiment")
+    parser.add_argument("--held-out-bytes", type=int, default=262_144)
     parser.add_argument("--flat-learning-rate", type=float, default=3e-3, help="the flat transformers', AdamW")
     parser.add_argument("--flat-muon-learning-rate", type=float, default=0.02, help="the flat transformers', Muon")
     parser.add_argument("--flat-parameters", type=int, help="of the flat transformer; as many as ours without it")
     parser.add_argument("--flat-layers", type=int, help="its depth; a sensible one without it")
     parser.add_argument("--small-flat", type=int, help="parameters of one more, smaller flat transformer")
-    parser.add_argument("--seed", type=int, default=default.seed)
     return parser
+
+
+# Settings of the experiment that have an option of the same name.
+_EXPERIMENT = {
+    "sequence_length": int,
+    "batch_size": int,
+    "seed": int,
+    "learning_rate": float,
+    "muon_learning_rate": float,
+}
+
+
+def experiment_of(options: argparse.Namespace) -> ExperimentConfig:
+    """The experiment that the options ask for; fills the options that it settles."""
+    experiment = load_experiment(options.config, options.overrides)
+    given = {name: value for name in _EXPERIMENT if (value := getattr(options, name)) is not None}
+    data = replace(experiment.data, validation_bytes=options.held_out_bytes)
+    if options.data is not None:
+        data = replace(data, path=options.data, dataset_name=None)
+    experiment = replace(experiment, data=data, **given)
+    vars(options).update({name: getattr(experiment, name) for name in _EXPERIMENT})
+    return experiment
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser_of_options().parse_args(arguments)
     keep_freed_memory()
-    experiment = load_experiment(options.config, [])
-    path = str(options.data) if options.data is not None else None
-    corpus = open_corpus(DataConfig(path=path, validation_bytes=options.held_out_bytes))
+    experiment = experiment_of(options)
+    corpus = open_corpus(experiment.data)
     held_out = rows_of(corpus.validation_documents(), options.sequence_length)
     entered = contestants(options, experiment, corpus)
     take_turns(entered, options.seconds, options.slice_seconds, experiment.gradient_clip_norm)

@@ -157,8 +157,8 @@ def _initialize(module: nn.Module) -> None:
 def flat_config(parameters: int, layers: int | None = None, tied: bool = False) -> FlatConfig:
     """The size of a model with `parameters` ± 3 %: see FlatByteTransformer.sized.
 
-    Width and depth are chosen for their proportion, then the hidden width of the SwiGLU, within 2 … 4 times
-    the width, for the number. Raises ValueError where no size fits.
+    Width and depth are chosen for their proportion, then the hidden width of the SwiGLU, within 1.5 … 5
+    times the width, for the number. Raises ValueError where no size fits.
     """
     fitting: list[tuple[float, FlatConfig]] = []
     for width in [*range(16, 128, 16), *range(128, 4097, _HEAD_WIDTH)]:
@@ -166,9 +166,9 @@ def flat_config(parameters: int, layers: int | None = None, tied: bool = False) 
         for depth in [layers] if layers is not None else range(1, 65):
             outside = width * (1 if tied else 2) * ByteTokenizer.vocab_size + width
             in_block = (parameters - outside) / depth - 4 * width**2 - 2 * width
-            hidden = round(in_block / (3 * width) / 16) * 16
+            hidden = round(in_block / (3 * width) / 8) * 8
             total = outside + depth * (4 * width**2 + 2 * width + 3 * width * hidden)
-            if not 2 * width <= hidden <= 4 * width or abs(total / parameters - 1) > 0.03:
+            if not 1.5 * width <= hidden <= 5 * width or abs(total / parameters - 1) > 0.03:
                 continue
             proportion = abs(math.log(width / depth / _HEAD_WIDTH)) + abs(math.log(hidden / width * 3 / 8))
             fitting.append((proportion, FlatConfig(width, depth, heads, hidden, tied)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from typing import Any
@@ -128,8 +129,8 @@ def rows_of_table(cases: list[dict[str, Any]]) -> list[list[str]]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser(_MODULE, __doc__)
-    parser.add_argument("--config", help="an experiment whose model to measure; the default one without it")
-    parser.add_argument("--data", help="local text to train on; the embedded corpus without it")
+    parser.add_argument("--config", type=os.path.abspath, help="an experiment whose model to measure")
+    parser.add_argument("--data", type=os.path.abspath, help="local text to train on; the embedded corpus without it")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1_024, 4_096, 16_384])
     parser.add_argument("--step-bytes", type=int, default=16_384, help="bytes in every step; the lengths divide it")
     parser.add_argument("--steps", type=int, default=3, help="timed steps in a process, after one to warm up")

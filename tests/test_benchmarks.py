@@ -1,0 +1,165 @@
+"""Each benchmark runs at a tiny size, and the flat baseline is what it says it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import exact_against_flat, flat_transformer, length_scaling, quantizer_memory
+from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
+from benchmarks.flat_transformer import FlatByteTransformer, flat_config
+
+_SMALL = {"width": 16, "layers": 1, "heads": 2, "window": 8, "mlp_width": 16}
+_NGRAMS = {"ngram_sizes": [2], "ngram_rows": 64, "ngram_width": 8}
+_MODEL = {
+    "levels": [
+        {
+            "compressor": {
+                "entropy_model": {"transformer": _SMALL, **_NGRAMS},
+                "width": 16,
+                "layers": 1,
+                "mlp_width": 16,
+            },
+            "expander": {"width": 16, "layers": 1, "mlp_width": 16, "place_width": 8, "predictor": _SMALL, **_NGRAMS},
+        }
+    ],
+    "top_transformer_config": {"transformer": _SMALL, "ngram_rows": 64, "ngram_width": 8},
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Paths of a tiny experiment, of some text and of a result file."""
+    config, data = tmp_path / "tiny.py", tmp_path / "text"
+    config.write_text(f"exp_config = { ({'model': _MODEL})!r}\n")
+    data.mkdir()
+    for number in range(120):
+        (data / f"{number}.txt").write_text(f"Document {number} says {number * number} again and again. " * 4)
+    return {"config": str(config), "data": str(data), "output": str(tmp_path / "out" / "result.json")}
+
+
+def _options(files: dict[str, str], *names: str) -> list[str]:
+    return [part for name in names for part in (f"--{name}", files[name])]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run in this process: a fresh one takes seconds to import torch."""
+    for module in (length_scaling, quantizer_memory):
+        monkeypatch.setattr(module, "in_fresh_process", lambda name, task, *_, module=module, **__: module.work(task))
+
+
+@pytest.mark.parametrize("parameters", [30_000, 300_000, 2_000_000, 23_000_000])
+@pytest.mark.parametrize("tied", [False, True])
+def test_sized_meets_the_wanted_number(parameters: int, tied: bool) -> None:
+    with torch.device("meta"):
+        model = FlatByteTransformer.sized(parameters, tied=tied)
+    assert count_parameters(model) == pytest.approx(parameters, rel=0.03)
+
+
+def test_sized_keeps_a_given_depth_and_refuses_what_cannot_be() -> None:
+    assert flat_config(5_000_000, layers=8).layers == 8
+    with pytest.raises(ValueError, match="no flat transformer"):
+        flat_config(100)
+
+
+def _flat() -> FlatByteTransformer:
+    torch.manual_seed(0)
+    model = FlatByteTransformer(32, 2, 2)
+    for block in model.blocks:  # not the identity that a block begins as
+        torch.nn.init.normal_(block.attention.to_out.weight, std=0.3)
+        torch.nn.init.normal_(block.mlp.mlp.to_out.weight, std=0.3)
+    return model.eval()
+
+
+def test_flat_transformer_sees_the_whole_past_and_no_future() -> None:
+    model, rows = _flat(), torch.randint(256, (1, 24))
+    before = model.logits(rows)
+    rows[0, 10] = (rows[0, 10] + 1) % 256
+    moved = (model.logits(rows) - before).abs().amax(-1)[0] > 1e-6
+    assert not moved[:10].any() and moved[10:].all()
+
+
+def test_flat_transformer_scores_bytes_and_ends_but_no_beginnings_and_no_padding() -> None:
+    model = _flat()
+    rows = torch.tensor([[256, 65, 66, 257, 256, 67, 258, 258]])
+    nats, bytes_ = model.score(rows)
+    log_p = model.logits(rows).detach().log_softmax(-1)[0]
+    expected = -sum(float(log_p[i, rows[0, i + 1]]) for i in (0, 1, 2, 4))
+    assert bytes_ == 3 and float(nats.detach()) == pytest.approx(expected, rel=1e-4)
+    assert float(model(rows).detach()) == pytest.approx(expected / 3, rel=1e-4)
+
+
+def test_schedule_rises_holds_and_falls() -> None:
+    rates = [exact_against_flat.rate_at(done / 100) for done in range(101)]
+    assert 0 < rates[0] < 0.1 and all(rate == 1 for rate in rates[2:61])
+    assert rates[80] == pytest.approx(0.5) and rates[100] == 0
+
+
+def test_flat_transformer_script(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = _words("--parameters 30000 60000 --sequence-length 32 --batch-size 2 --steps 1")
+    flat_transformer.main([*sizes, *_options(files, "output")])
+    assert "bytes/s" in capsys.readouterr().out
+    assert len(_result(files)["sizes"]) == 2
+
+
+def test_exact_against_flat_script(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = _words("--seconds 1.2 --slice-seconds 0.3 --sequence-length 128 --batch-size 2 --held-out-bytes 512")
+    exact_against_flat.main(
+        [*sizes, "--small-flat", "20000", "weight_decay=0.1", *_options(files, "config", "data", "output")]
+    )
+    assert "small flat" in capsys.readouterr().out
+    scores = _result(files)["contestants"]
+    assert [s["name"] for s in scores] == ["abstractinator", "flat", "small flat"]
+    assert scores[1]["parameters"] == pytest.approx(scores[0]["parameters"], rel=0.03)
+    assert all(0 < s["exact"] < 9 and s["steps"] >= 1 for s in scores)
+
+
+def test_length_scaling_script(here: None, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = _words("--lengths 64 128 --step-bytes 128 --steps 1 --repeats 1 --flat-parameters 30000")
+    length_scaling.main([*sizes, *_options(files, "config", "data", "output")])
+    assert "µs/byte" in capsys.readouterr().out
+    cases = _result(files)["cases"]
+    assert [(c["contestant"], c["length"]) for c in cases] == [(n, k) for n in ("ours", "flat") for k in (64, 128)]
+    assert cases[0]["microseconds_per_byte_ratio"] == 1
+
+
+def test_length_that_takes_too_long_is_a_dash() -> None:
+    cases = [{"contestant": "flat", "length": 1, "bytes": 8.0, "microseconds_per_byte": 2.0}]
+    cases.append({"contestant": "flat", "length": 2, "bytes": None, "microseconds_per_byte": None})  # type: ignore
+    rows = length_scaling.rows_of_table(length_scaling.with_ratios(cases))
+    assert rows[1][2:] == ["–"] * 4
+
+
+def test_quantizer_memory_script(here: None, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = _words("--codes 100 --width 8 --vectors 50 --library-limit-gb 0")
+    quantizer_memory.main([*sizes, *_options(files, "output")])
+    assert "library vq" in capsys.readouterr().out
+    result = _result(files)
+    assert len(result["cases"]) == 10 and not math.isnan(result["worst_bytes"])
+
+
+def test_a_worker_runs_in_a_process_of_its_own() -> None:
+    task = {"kind": "simvq", "case": "encode", "limit": 0, "codes": 100, "width": 8, "vectors": 50}
+    done = in_fresh_process("benchmarks.quantizer_memory", task, exact_memory=True)
+    assert done is not None and done["seconds"] > 0
+
+
+def test_peak_memory_sees_what_was_freed_again() -> None:
+    torch.ones(30 << 20, dtype=torch.uint8)  # lifts the high-water mark before
+    peak = PeakMemory()
+    torch.ones(60 << 20, dtype=torch.uint8)
+    assert 55 << 20 < peak.rise() < 70 << 20
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+def _result(files: dict[str, str]) -> dict[str, Any]:
+    return json.loads(Path(files["output"]).read_text())
