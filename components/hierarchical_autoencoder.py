@@ -222,7 +222,8 @@ class HierarchicalAutoencoder(nn.Module):
         encoded, distinct = compressed.encoded, compressed.encoded.distinct
         nats = self.levels[i].expander.reconstruction_nats(encoded.distinct_vectors, distinct.tokens, distinct.segments)
         evened = distinct.counts.float() ** self.config.repetition_weight
-        return distinct.counts.to(nats.dtype) @ nats, evened @ nats * (distinct.counts.sum() / evened.sum().clamp(min=1))
+        scale = distinct.counts.sum() / evened.sum().clamp(min=1)
+        return distinct.counts.to(nats.dtype) @ nats, evened @ nats * scale
 
 
 def _initialize(module: nn.Module) -> None:
