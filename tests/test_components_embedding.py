@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from components.incremental import Past
 from components.packing import Packing
-from components.token_embedding import TokenEmbedding, token_hash
+from components.token_embedding import TokenEmbedding
+from components.token_hash import token_hash
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 
 CODES = Alphabet(16, 3)

@@ -14,6 +14,7 @@ from components.segmentation import (
     Segmenter,
     Segments,
     check_rule,
+    distinct_segments,
     is_spacelike,
 )
 from components.tokens import BYTES, Alphabet, Tokens
@@ -146,6 +147,35 @@ def test_an_unforeseen_special_token_was_expected_in_the_segment_before() -> Non
     assert segments.of_token.tolist() == [0, 1, 1, 2, 3, 4]
     # EOS comes unforeseen; BOS does not, because after EOS a segment always begins.
     assert segments.context.tolist() == [0, 1, 1, 1, 3, 4]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(row, min_size=1, max_size=4), longest=st.integers(1, 4))
+def test_distinct_segments_are_the_set_of_segments(rows: list[Row], longest: int) -> None:
+    tokens, entropies = packed(rows)
+    segments = segmenter_of("threshold", longest=longest, target=1)(tokens, entropies)
+    distinct = distinct_segments(tokens, segments)
+
+    def contents(ids: torch.Tensor, lengths: torch.Tensor) -> list[tuple[int, ...]]:
+        return [tuple(part.tolist()) for part in ids[:, 0].split(lengths.tolist())]
+
+    every = contents(tokens.ids, segments.lengths)
+    each_once = contents(distinct.tokens.ids, distinct.segments.lengths)
+    assert sorted(each_once) == sorted(set(every))
+    assert [each_once[i] for i in distinct.of_segment.tolist()] == every
+    assert distinct.counts.tolist() == [every.count(segment) for segment in each_once]
+    assert distinct.segments.of_token.tolist() == [i for i, segment in enumerate(each_once) for _ in segment]
+
+
+def test_segments_of_equal_codes_in_other_slots_are_distinct() -> None:
+    ids = torch.tensor([[1, 2], [3, 4], [2, 1], [4, 3], [3, 4], [1, 2], [1, 2], [3, 4]])
+    tokens = Tokens(ids, Packing.from_lengths(torch.tensor([8])), Alphabet(8, 2), torch.randn(8, 3))
+    segments = Segmenter(SegmentationConfig(rule="fixed", target_tokens_per_code=2, max_tokens_per_code=2))
+    distinct = distinct_segments(tokens, segments(tokens, None))
+    assert len(distinct.counts) == 3
+    first, *others = distinct.of_segment.tolist()
+    assert others[2] == first
+    assert first not in others[:2]
 
 
 @pytest.mark.parametrize("rule", ENTROPY_RULES)
