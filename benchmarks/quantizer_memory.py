@@ -6,7 +6,7 @@ what the call returns; input, parameters and buffers are there and touched befor
     first step   forward in training, the codebook moved onto the data first
     step         forward in training, running means updated
     revival      the same, with every code dead and moved
-    encode       codes alone
+    encode       codes alone (the library's: its forward in evaluation)
 
 Letters: K codes, D width, N vectors.
 """
@@ -63,8 +63,8 @@ def call_of(kind: str, case: str, quantizer: nn.Module, z: Tensor) -> Callable[[
     return lambda: quantizer(z)
 
 
-def work(task: dict[str, Any]) -> dict[str, float]:
-    """One call in this process → rise in bytes beyond its outputs, and seconds."""
+def work(task: dict[str, Any]) -> dict[str, float | None]:
+    """One call in this process → rise in bytes beyond its outputs, and seconds; None where it does not fit."""
     torch.manual_seed(0)
     kind, case = task["kind"], task["case"]
     call_of(kind, case, build(kind, 64, 16), torch.randn(32, 16, requires_grad=True))()  # loads what loads lazily
@@ -81,7 +81,7 @@ def work(task: dict[str, Any]) -> dict[str, float]:
         except RuntimeError as error:
             if "allocate" not in str(error):
                 raise
-            return {"bytes": float("nan"), "seconds": float("nan")}
+            return {"bytes": None, "seconds": None}
         seconds = time.perf_counter() - start
         return {"bytes": max(0, peak.rise() - _size(out)), "seconds": seconds}
 
@@ -97,7 +97,7 @@ def _size(out: Any) -> int:
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All cases in turn, `repeats` times over; medians."""
     cases = [(kind, case) for kind in options.kinds for case in _CASES[kind]]
-    found: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {case: [] for case in cases}
     for repeat in range(options.repeats):
         for kind, case in cases:
             progress(f"{kind}, {case} ({repeat + 1} of {options.repeats})")
@@ -108,10 +108,13 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             assert done is not None  # no timeout was set
             found[kind, case].append(done)
     return [
-        {"kind": kind, "case": case}
-        | {name: statistics.median(run[name] for run in runs) for name in ("bytes", "seconds")}
+        {"kind": kind, "case": case} | {name: _median([run[name] for run in runs]) for name in ("bytes", "seconds")}
         for (kind, case), runs in found.items()
     ]
+
+
+def _median(values: list[float | None]) -> float | None:
+    return None if None in values else statistics.median(v for v in values if v is not None)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -127,13 +130,17 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(work(json.loads(options.worker))))
         return
     cases = measure(options)
-    rows = [[c["kind"], c["case"], f"{c['bytes'] / 1e6:,.0f}", f"{c['seconds']:.2f}"] for c in cases]
-    rows = [[cell.replace("nan", "does not fit") for cell in row] for row in rows]
+    rows = [[c["kind"], c["case"], _cell(c["bytes"], ",.0f", 1e6), _cell(c["seconds"], ".2f", 1)] for c in cases]
     title = f"K = {options.codes:,}, D = {options.width}, N = {options.vectors:,}: beyond inputs and outputs"
-    worst = max((c["bytes"] for c in cases if not c["kind"].startswith("library")), default=float("nan"))
     text = table(title, ["quantizer", "call", "MB", "seconds"], rows)
-    text += f"\nours at most {worst / 1e6:,.0f} MB; the mark is {_MARK / 1e6:.0f}"
+    worst = max((c["bytes"] for c in cases if not c["kind"].startswith("library")), default=None)
+    if worst is not None:
+        text += f"\nours at most {worst / 1e6:,.0f} MB; the mark is {_MARK / 1e6:.0f}"
     finish(options.output, text, {"cases": cases, "worst_bytes": worst, "mark_bytes": _MARK}, options)
+
+
+def _cell(value: float | None, form: str, unit: float) -> str:
+    return "does not fit" if value is None else format(value / unit, form)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def test_quantizer_memory_script(here: None, files: dict[str, str], capsys: pyte
     quantizer_memory.main([*sizes, *_options(files, "output")])
     assert "library vq" in capsys.readouterr().out
     result = _result(files)
-    assert len(result["cases"]) == 10 and not math.isnan(result["worst_bytes"])
+    assert len(result["cases"]) == 10 and result["worst_bytes"] >= 0
 
 
 def test_a_worker_runs_in_a_process_of_its_own() -> None:
