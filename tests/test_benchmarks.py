@@ -8,34 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import tiny_level, tiny_transformer
 
 from benchmarks import exact_against_flat, flat_transformer, length_scaling, quantizer_memory
 from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
 from benchmarks.flat_transformer import FlatByteTransformer, flat_config
-
-_SMALL = {"width": 16, "layers": 1, "heads": 2, "window": 8, "mlp_width": 16}
-_NGRAMS = {"ngram_sizes": [2], "ngram_rows": 64, "ngram_width": 8}
-_MODEL = {
-    "levels": [
-        {
-            "compressor": {
-                "entropy_model": {"transformer": _SMALL, **_NGRAMS},
-                "width": 16,
-                "layers": 1,
-                "mlp_width": 16,
-            },
-            "expander": {"width": 16, "layers": 1, "mlp_width": 16, "place_width": 8, "predictor": _SMALL, **_NGRAMS},
-        }
-    ],
-    "top_transformer_config": {"transformer": _SMALL, "ngram_rows": 64, "ngram_width": 8},
-}
+from components.code_sequence_transformer import TopTransformerConfig
+from components.hierarchical_autoencoder import ModelConfig
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
     """Paths of a tiny experiment, of some text and of a result file."""
+    top = TopTransformerConfig(tiny_transformer(), ngram_rows=64, ngram_width=8)
+    model = ModelConfig(levels=(tiny_level("threshold", "fsq"),), top_transformer_config=top)
     config, data = tmp_path / "tiny.py", tmp_path / "text"
-    config.write_text(f"exp_config = { ({'model': _MODEL})!r}\n")
+    settings = {"model": to_dict(model)}
+    config.write_text(f"exp_config = {settings!r}\n")
     data.mkdir()
     for number in range(120):
         (data / f"{number}.txt").write_text(f"Document {number} says {number * number} again and again. " * 4)
