@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_models import tiny_level, tiny_transformer
 
+from abstractinator.settings import to_dict
 from benchmarks import exact_against_flat, flat_transformer, length_scaling, quantizer_memory
 from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
 from benchmarks.flat_transformer import FlatByteTransformer, flat_config
