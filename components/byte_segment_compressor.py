@@ -32,30 +32,32 @@ from components.vector_quantizer import QuantizerConfig, VectorQuantizer
 class CompressorConfig:
     """entropy_model, segmentation, quantizer: see there.
 
-    width: D of a segment's vector. layers, mlp_width: residual SwiGLU blocks between pooling and quantizer.
-    queries, value_width: of LearnedQueryAttention; queries × value_width numbers hold a segment.
+    value_width: numbers that each place of a segment gets; a segment's vector has `width` of them, place by place.
+    layers, mlp_width: residual SwiGLU blocks between pooling and quantizer.
     """
 
     entropy_model: EntropyModelConfig = field(default_factory=EntropyModelConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-    width: int = 384
-    layers: int = 2
+    layers: int = 1
     mlp_width: int = 768
-    queries: int = 8
-    value_width: int = 64
+    value_width: int = 48
+
+    @property
+    def width(self) -> int:
+        """D of a segment's vector."""
+        return self.segmentation.max_tokens_per_code * self.value_width
 
 
 @dataclass(frozen=True)
 class Encoded:
     """codes: the segments as tokens of the next level, S of them. distinct: the different segments, U of them.
 
-    distinct_vectors: (U, D) their quantized vectors, zeros for special ones. quantizer_loss: scalar.
+    quantizer_loss: scalar.
     """
 
     codes: Tokens
     distinct: DistinctSegments
-    distinct_vectors: Tensor
     quantizer_loss: Tensor
 
 
@@ -102,13 +104,13 @@ class ByteSegmentCompressor(nn.Module):
             if config.segmentation.rule in ENTROPY_RULES
             else None
         )
-        self.embedding = TokenEmbedding(alphabet, config.width, vector_width=vector_width)
-        self.place = nn.Embedding(longest, config.width)
-        self.pool = LearnedQueryAttention(config.width, config.queries, config.value_width, longest)
+        self.embedding = TokenEmbedding(alphabet, config.value_width, vector_width=vector_width)
+        self.place = nn.Embedding(longest, config.value_width)
+        self.pool = LearnedQueryAttention(config.value_width, longest, config.value_width)
         self.length = nn.Embedding(longest + 1, config.width)
         self.blocks = nn.Sequential(*(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers)))
         self.norm = RMSNorm(config.width)
-        self.quantizer = VectorQuantizer(config.quantizer, config.width)
+        self.quantizer = VectorQuantizer(config.quantizer, config.width, groups=longest)
         self.register_buffer("frozen", torch.tensor(False))
 
     def forward(self, tokens: Tokens, caches: list[AttentionCache] | None = None) -> Compressed:
@@ -147,7 +149,7 @@ class ByteSegmentCompressor(nn.Module):
         vectors = vectors.index_put((plain.nonzero()[:, 0],), quantized.vectors)
         each = distinct.of_segment
         codes = Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each])
-        return Encoded(codes, distinct, vectors, quantized.loss)
+        return Encoded(codes, distinct, quantized.loss)
 
     def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, D) what the quantizer reads: a function of each segment's own tokens."""

@@ -2,7 +2,8 @@
 
 Two ways down share a level:
 
-    decompress   given a segment's quantized vector, its tokens: all segments and all places at once
+    decompress   given a segment's quantized vector and the context of the codes before it, its tokens: all
+                 segments and all places at once
     predict      given the context before a segment and the tokens so far, the next token
 
 Letters: T packed tokens, S packed segments, L longest segment, D width, Q slots, K codes of the lower level.
@@ -20,27 +21,26 @@ from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding
 from components.token_head import NOTHING, ParallelHead
 from components.tokens import Alphabet, Tokens
-from components.transformer import ResidualMLP, RMSNorm, SlidingWindowTransformer, TransformerConfig
+from components.transformer import GroupedLinear, ResidualMLP, RMSNorm, SlidingWindowTransformer, TransformerConfig
 
 
 @dataclass(frozen=True)
 class ExpanderConfig:
     """Both ways down of one level.
 
-    width, layers, mlp_width: of the residual SwiGLU blocks that read a quantized vector. place_width: width
-    of the vector that each place of a segment gets from them. predictor: the transformer over tokens that
-    continues them from context. ngram_sizes, ngram_rows, ngram_width: see TokenEmbedding, for the predictor.
+    place_width: P, width of the vector that each place of a segment gets. layers, mlp_width: of the residual
+    SwiGLU blocks that make these vectors, side by side, from a quantized vector. predictor: the transformer over
+    tokens that continues them from context. ngram_*: see TokenEmbedding, for the predictor.
     """
 
-    width: int = 512
-    layers: int = 2
+    layers: int = 1
     mlp_width: int = 768
-    place_width: int = 96
+    place_width: int = 64
     predictor: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(width=192, layers=3, heads=4, window=32, mlp_width=512)
+        default_factory=lambda: TransformerConfig(width=192, layers=2, heads=4, window=32, mlp_width=384)
     )
     ngram_sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
-    ngram_rows: int = 32_768
+    ngram_rows: int = 16_384
     ngram_width: int = 64
 
 
@@ -63,10 +63,10 @@ class CodeExpander(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.alphabet, self.longest = config, alphabet, longest
-        self.from_vector = nn.Linear(vector_width, config.width, bias=False)
-        self.blocks = nn.Sequential(*(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers)))
-        self.norm = RMSNorm(config.width)
-        self.to_places = nn.Linear(config.width, (longest + 1) * config.place_width, bias=False)
+        places_width = longest * config.place_width
+        self.from_vector = GroupedLinear(vector_width, places_width, groups=longest)
+        self.from_code_context = nn.Linear(context_width, places_width, bias=False)
+        self.blocks = nn.Sequential(*(ResidualMLP(places_width, config.mlp_width) for _ in range(config.layers)))
         self.place_mlp = ResidualMLP(config.place_width, 2 * config.place_width)
         self.place_norm = RMSNorm(config.place_width)
         self.head = ParallelHead(config.place_width, alphabet)
@@ -81,19 +81,22 @@ class CodeExpander(nn.Module):
 
     # decompress: quantized vectors → tokens
 
-    def places(self, vectors: Tensor) -> Tensor:
-        """(S, D) quantized vectors → (S, L + 1, P): a hidden vector for each place and one for an end after L."""
-        x = self.norm(self.blocks(self.from_vector(vectors)))
-        return self.to_places(x).view(len(vectors), self.longest + 1, self.config.place_width)
+    def places(self, vectors: Tensor, context: Tensor) -> Tensor:
+        """Quantized vectors (S, D) and the contexts before them (S, C) → (S, L, P): a hidden vector for each place."""
+        x = self.blocks(self.from_vector(vectors) + self.from_code_context(context))
+        return x.view(len(vectors), self.longest, self.config.place_width)
 
-    def reconstruction_nats(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
-        """−log p(tokens of the segment | its vector), its end included: (S,) nats; 0 for special segments.
+    def reconstruction_nats(self, codes: Tokens, context: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
+        """−log p(tokens of the segment | its code and those before it), its end included: (S,) nats.
 
-        The end is not coded after the longest possible segment, where nothing else can come.
+        codes: S of them, of which the vectors are read. context: (S, C), vector s made from codes before s alone.
+        The end is not coded after the longest possible segment, where nothing else can come; special segments
+        cost nothing.
         """
+        assert codes.vectors is not None
         plain = ~tokens.special[segments.first_tokens]  # (S,)
         index, offsets, targets = self._targets(tokens, segments, plain)
-        hidden = self.places(vectors)[index, offsets]
+        hidden = self.places(codes.vectors, context)[index, offsets]
         nats = self.head.nats(self.place_norm(self.place_mlp(hidden)), targets)
         return nats.new_zeros(len(plain)).index_add(0, index, nats)
 
@@ -108,12 +111,12 @@ class CodeExpander(nn.Module):
         return index, offsets, torch.cat([tokens.ids[inside], end_targets])
 
     @torch.no_grad()
-    def expand(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The most probable tokens of all segments, in one step. (S, D) → ids (S, L, Q) and lengths (S,).
+    def expand(self, vectors: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The most probable tokens of all segments, in one step: (S, D), (S, C) → ids (S, L, Q) and lengths (S,).
 
         Places from a segment's length on hold nothing of meaning.
         """
-        hidden = self.places(vectors)[:, : self.longest]
+        hidden = self.places(vectors, context)
         slots = self.head.logits(self.place_norm(self.place_mlp(hidden)).flatten(0, 1))
         size = self.alphabet.codebook_size
         first = slots[0].view(len(vectors), self.longest, size + 1)

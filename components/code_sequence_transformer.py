@@ -25,10 +25,10 @@ class TopTransformerConfig:
     """transformer: its size, its window counted in codes. ngram_*: see TokenEmbedding; n = 1 is a whole code."""
 
     transformer: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(width=384, layers=5, heads=6, window=128, mlp_width=1024)
+        default_factory=lambda: TransformerConfig(width=256, layers=4, heads=4, window=128, mlp_width=768)
     )
     ngram_sizes: tuple[int, ...] = (1, 2)
-    ngram_rows: int = 32_768
+    ngram_rows: int = 16_384
     ngram_width: int = 64
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
 from components.incremental import IncrementalModel
 from components.packing import Packing
-from components.tokens import BYTES, Tokens
+from components.tokens import BYTES, Tokens, pack_bytes
 
 Mode = Literal["plan", "exact"]
 
@@ -100,6 +100,7 @@ class _Generation:
 
     def __init__(self, model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> None:
         self.model, self.config = model, config
+        self.prompts = prompts
         self.state = IncrementalModel(model, len(prompts))
         self.sample = Sampler(config, self.state.device)
         self.hidden = self.state.prefill([torch.tensor([BYTES.bos, *prompt]) for prompt in prompts])
@@ -165,13 +166,19 @@ class _Generation:
         return ids
 
     def _decode(self, codes: list[list[Tensor]]) -> None:
-        flat = [code for row in codes for code in row]
-        if not flat:
-            return
-        packing = Packing.from_lengths(torch.tensor([len(row) for row in codes], device=self.ended.device))
-        tokens = self.model.decompress(Tokens(torch.stack(flat), packing, self.model.top.alphabet)).tokens
-        values = tokens.ids[:, 0].tolist()
-        for text, start, length in zip(
-            self.written, tokens.packing.offsets.tolist(), tokens.packing.lengths.tolist(), strict=True
-        ):
-            text.extend(values[start : start + length])
+        """Decodes the new codes of every row, behind the codes of the text so far, which are their context."""
+        texts = [
+            torch.tensor([BYTES.bos, *prompt, *new]) for prompt, new in zip(self.prompts, self.written, strict=True)
+        ]
+        rows = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=BYTES.pad).to(self.ended.device)
+        known = self.model.compress(pack_bytes(rows))[-1].codes
+        known_rows = known.ids.split(known.packing.lengths.tolist())
+        ids = [torch.cat([row, *(code[None] for code in new)]) for row, new in zip(known_rows, codes, strict=True)]
+        lengths = torch.tensor([len(row) for row in ids], device=rows.device)
+        packing = Packing.from_lengths(lengths)
+        decoded = self.model.decompress(Tokens(torch.cat(ids), packing, known.alphabet))
+        is_new = packing.positions >= known.packing.lengths[packing.rows]
+        values, kept = decoded.tokens.ids[:, 0].tolist(), is_new[decoded.code].tolist()
+        for row, value, keep in zip(decoded.tokens.packing.rows.tolist(), values, kept, strict=True):
+            if keep:
+                self.written[row].append(value)

@@ -22,9 +22,11 @@ from components.byte_segment_compressor import ByteSegmentCompressor, Compressed
 from components.code_expander import CodeExpander, ExpanderConfig
 from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
 from components.packing import Packing
+from components.segmentation import Segments
 from components.sliding_window_attention import AttentionCache
 from components.token_head import DepthHead, targets_of
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+from components.transformer import GroupedLinear
 
 
 @dataclass(frozen=True)
@@ -82,19 +84,27 @@ class Level(nn.Module):
         )
 
     @torch.no_grad()
-    def decompress(self, codes: Tokens) -> tuple[Tokens, Tensor]:
-        """Codes (S) → the most probable tokens (T), and of which code each is a part (T,)."""
+    def with_vectors(self, codes: Tokens) -> Tokens:
+        """Codes of this level's compressor with their quantized vectors; those of special codes are zeros."""
+        vectors = self.compressor.quantizer.decode(codes.ids.clamp(max=codes.alphabet.codebook_size - 1))
+        return Tokens(codes.ids, codes.packing, codes.alphabet, vectors.masked_fill(codes.special[:, None], 0.0))
+
+    @torch.no_grad()
+    def decompress(self, codes: Tokens, context: Tensor) -> tuple[Tokens, Segments]:
+        """Codes (S) with their vectors and the contexts before them (S, C) → their most probable tokens, and
+        how these lie in segments."""
         compressor, expander = self.compressor, self.expander
         size, special = codes.alphabet.codebook_size, codes.special
-        vectors = compressor.quantizer.decode(codes.ids.clamp(max=size - 1))
-        ids, lengths = expander.expand(vectors)
+        assert codes.vectors is not None
+        ids, lengths = expander.expand(codes.vectors, context)
         ids[special, 0] = codes.ids[special, :1] - size + compressor.alphabet.codebook_size
         lengths = lengths.masked_fill(special, 1)
 
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (S, L)
         per_row = torch.zeros_like(codes.packing.lengths).index_add_(0, codes.packing.rows, lengths)
+        of_token, offsets = inside.nonzero().unbind(1)
         tokens = Tokens(ids[inside], Packing.from_lengths(per_row), compressor.alphabet)
-        return tokens, inside.nonzero()[:, 0]
+        return tokens, Segments(codes.packing, of_token, offsets, lengths, of_token)
 
 
 @dataclass(frozen=True)
@@ -151,14 +161,18 @@ class HierarchicalAutoencoder(nn.Module):
 
     @torch.no_grad()
     def decompress(self, codes: Tokens) -> Decompressed:
-        """The highest codes → bytes, greedily, one parallel step a level.
+        """The highest codes → bytes, greedily, all of a level at once.
 
         Nothing but `codes.ids` is read. Special codes become the special tokens they stand for.
         """
-        tokens, code = codes, torch.arange(codes.packing.total, device=codes.ids.device)
-        for level in reversed(self.levels):
-            tokens, parent = level.decompress(tokens)
-            code = code[parent]
+        tokens, code = self.levels[-1].with_vectors(codes), torch.arange(codes.packing.total, device=codes.ids.device)
+        context = self.top(tokens)
+        for i, level in reversed(list(enumerate(self.levels))):
+            tokens, segments = level.decompress(tokens, context)
+            code = code[segments.of_token]
+            if i > 0:
+                tokens = self.levels[i - 1].with_vectors(tokens)
+                context = level.expander.predict(context, tokens, segments)
         return Decompressed(tokens, code)
 
     @property
@@ -175,24 +189,25 @@ class HierarchicalAutoencoder(nn.Module):
         texts = generate_bytes(self, prompts, GenerationConfig(**settings))
         return texts[0] if isinstance(prompt, bytes) else texts
 
-    def predict(self, tokens: Tokens, compressed: list[Compressed]) -> tuple[Tensor, Tensor]:
-        """The exact way down → hidden vectors (T, D) before each byte, and the context (S, D) before each top code."""
+    def predict(self, tokens: Tokens, compressed: list[Compressed]) -> tuple[Tensor, list[Tensor]]:
+        """The exact way down → hidden vectors (T, D) before each byte, and per level the contexts (S, C) before
+        each of its segments, made from what came before the segment."""
         lower = [tokens, *(c.codes for c in compressed)]
-        top_context = context = self.top(lower[-1])
+        contexts = [self.top(lower[-1])]
         for i in reversed(range(len(self.levels))):
-            context = self.levels[i].expander.predict(context, lower[i], compressed[i].segments)
-        return context, top_context
+            contexts.insert(0, self.levels[i].expander.predict(contexts[0], lower[i], compressed[i].segments))
+        return contexts[0], contexts[1:]
 
     def forward(self, rows: Tensor) -> Losses:
         """(B, N) byte ids, PAD at the ends of rows → Losses. The first token of a row is not predicted."""
         tokens = pack_bytes(rows)
         compressed = self.compress(tokens)
-        hidden, context = self.predict(tokens, compressed)
+        hidden, contexts = self.predict(tokens, compressed)
 
         byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
-        code_nats = self.top.nats(context, compressed[-1].codes)
+        code_nats = self.top.nats(contexts[-1], compressed[-1].codes)
         bytes_ = max(int(((tokens.packing.positions > 0) & ~tokens.special).sum()), 1)
-        reconstruction = [self._reconstruction(i, c) for i, c in enumerate(compressed)]
+        reconstruction = [self._reconstruction(i, c, contexts[i]) for i, c in enumerate(compressed)]
         entropy = [
             c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else hidden.new_zeros(()) for c in compressed
         ]
@@ -213,22 +228,25 @@ class HierarchicalAutoencoder(nn.Module):
             compressed=compressed,
         )
 
-    def _reconstruction(self, i: int, compressed: Compressed) -> tuple[Tensor, Tensor]:
+    def _reconstruction(self, i: int, compressed: Compressed, context: Tensor) -> tuple[Tensor, Tensor]:
         """Nats to tell level i's tokens given its codes, and the same with rare segments weighing more, for training.
 
-        Frequent segments are learned soon whatever their weight; the square root of the count leaves more of
-        the gradient to the rare ones, on which the accuracy in the end depends.
+        Frequent segments are learned soon whatever their weight; leaving more of the gradient to the rare ones
+        is what the accuracy in the end depends on.
         """
-        encoded, distinct = compressed.encoded, compressed.encoded.distinct
-        nats = self.levels[i].expander.reconstruction_nats(encoded.distinct_vectors, distinct.tokens, distinct.segments)
-        evened = distinct.counts.float() ** self.config.repetition_weight
-        scale = distinct.counts.sum() / evened.sum().clamp(min=1)
-        return distinct.counts.to(nats.dtype) @ nats, evened @ nats * scale
+        nats = self.levels[i].expander.reconstruction_nats(
+            compressed.codes, context, compressed.tokens, compressed.segments
+        )
+        distinct = compressed.encoded.distinct
+        weights = (distinct.counts.float() ** (self.config.repetition_weight - 1))[distinct.of_segment]
+        return nats.sum(), weights @ nats * (len(weights) / weights.sum().clamp(min=1e-9))
 
 
 def _initialize(module: nn.Module) -> None:
     """Matrices at 1/√fan-in, embeddings small, so that all parts of a sum begin alike."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, GroupedLinear):
+        module.initialize()
+    elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -130,15 +130,16 @@ class IncrementalModel:
             state.past.fill(tokens[i])
             for cache in state.entropy_caches:
                 cache.forget_last()
-            self._open_segment(state, tokens[i], segments, compressed[i].entropies)
+            segmenter = self.model.levels[i].compressor.segmenter
+            state.segmentation = segmenter.resume(tokens[i], segments, compressed[i].entropies)
+            self._open_segment(state, tokens[i], segments)
             state.context = context[_last(segments.packing)]
             context = self.model.levels[i].expander.predict(context, tokens[i], segments, state.predictor_caches)
         return context[_last(tokens[0].packing)]
 
-    def _open_segment(self, state: LevelState, tokens: Tokens, segments: Segments, entropies: Tensor | None) -> None:
-        """Keeps the tokens of each row's last segment, without the row's last token, and the rule's memory."""
+    def _open_segment(self, state: LevelState, tokens: Tokens, segments: Segments) -> None:
+        """Keeps the tokens of each row's last segment, without the row's last token."""
         last = _last(tokens.packing)
-        length = segments.offsets[last]
         inside = (segments.of_token == segments.of_token[last][tokens.packing.rows]) & (
             tokens.packing.positions < tokens.packing.lengths[tokens.packing.rows] - 1
         )
@@ -146,12 +147,7 @@ class IncrementalModel:
         state.open_ids[rows, places] = tokens.ids[inside]
         if state.open_vectors is not None and tokens.vectors is not None:
             state.open_vectors[rows, places] = tokens.vectors[inside]
-        state.open_lengths = length
-        remembered = state.segmentation
-        remembered.run = length.clone()
-        if entropies is not None:
-            remembered.entropy = entropies[last]
-        remembered.remember_token(torch.arange(len(last), device=last.device), tokens.ids[(last - 1).clamp(min=0), 0])
+        state.open_lengths = segments.offsets[last]
 
     @torch.no_grad()
     def advance(self, rows: Tensor, byte: Tensor) -> Tensor:

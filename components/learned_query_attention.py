@@ -29,24 +29,21 @@ class LearnedQueryAttention(nn.Module):
     concatenation of the first M tokens, from which reconstruction can learn at once; plain averaging, the
     usual start, forgets the order.
 
-    width: D in and out. queries: M. value_width: V. places: longest segment whose places are told apart.
+    width: D of the tokens. queries: M, the longest segment whose places are told apart. value_width: V.
     """
 
-    def __init__(self, width: int, queries: int, value_width: int, places: int) -> None:
+    def __init__(self, width: int, queries: int, value_width: int) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(queries, value_width) * value_width**-0.5)
         self.to_key_value = nn.Linear(width, 2 * value_width, bias=False)
-        self.to_out = nn.Linear(queries * value_width, width, bias=False)
-        looks_at = torch.arange(places)[:, None] * queries // places
-        self.place_preference = nn.Parameter(6.0 * (looks_at == torch.arange(queries)).float())
+        self.place_preference = nn.Parameter(6.0 * torch.eye(queries))
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
-        """x: (T, D) → (S, D). A segment's vector depends on its own tokens alone."""
+        """x: (T, D) → (S, M·V). A segment's vector depends on its own tokens alone."""
         count = len(segments.lengths)
         keys, values = self.to_key_value(x).chunk(2, dim=-1)  # (T, V) each
         place = segments.offsets.clamp(max=len(self.place_preference) - 1)
         scores = (keys @ self.queries.T.to(keys.dtype)).float() + self.place_preference[place]
         weights = segment_softmax(scores, segments.of_token, count).to(values.dtype)  # (T, M)
         answers = (weights[:, :, None] * values[:, None, :]).flatten(1)  # (T, M·V)
-        pooled = answers.new_zeros(count, answers.shape[1]).index_add(0, segments.of_token, answers)
-        return self.to_out(pooled)
+        return answers.new_zeros(count, answers.shape[1]).index_add(0, segments.of_token, answers)

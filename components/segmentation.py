@@ -18,8 +18,8 @@ from components.packing import Packing
 from components.token_hash import mix, token_hash
 from components.tokens import BYTES, Alphabet, Tokens
 
-Rule = Literal["increase", "threshold", "both", "fixed", "whitespace"]
-ENTROPY_RULES = ("increase", "threshold", "both")
+Rule = Literal["information", "increase", "threshold", "both", "fixed", "whitespace"]
+ENTROPY_RULES = ("information", "increase", "threshold", "both")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class SegmentationConfig:
     """How a level is cut into segments.
 
     rule: a segment begins at token t where, H_t being the entropy in nats of t given the tokens before it,
+        information Σ H_i from the segment's first token to t > threshold: segments of equal information, so that
+                    codes of equal size suit them; short where text is hard to predict, long where it is easy
         increase    H_t > H_(t-1) + threshold        (the rule of Abstractinator's first version)
         threshold   H_t > threshold                  (BLT, arXiv 2412.09871)
         both        H_t > threshold and H_t > H_(t-1)
@@ -39,7 +41,7 @@ class SegmentationConfig:
         then both are frozen, so that boundaries, and with them codes, stop drifting.
     """
 
-    rule: Rule = "threshold"
+    rule: Rule = "information"
     target_tokens_per_code: float = 4.5
     max_tokens_per_code: int = 8
     train_fraction: float = 0.15
@@ -121,17 +123,13 @@ def distinct_segments(tokens: Tokens, segments: Segments) -> DistinctSegments:
 class SegmentationState:
     """What the rule remembers of B rows between tokens.
 
-    entropy: (B,) H of the last token. run: (B,) tokens since the rule last began a segment. spacelike: (B,)
-    whether the last token was one.
+    entropy: (B,) H of the last token, or what the open segment has gathered (information). run: (B,)
+    tokens since the rule last began a segment. spacelike: (B,) whether the last token was one.
     """
 
     entropy: Tensor
     run: Tensor
     spacelike: Tensor
-
-    def remember_token(self, rows: Tensor, token: Tensor) -> None:
-        """Notes the last token, (R,) first slots, of some rows."""
-        self.spacelike[rows] = is_spacelike(token)
 
 
 def is_spacelike(byte: Tensor) -> Tensor:
@@ -154,7 +152,7 @@ class Segmenter(nn.Module):
     def forward(self, tokens: Tokens, entropies: Tensor | None) -> Segments:
         """entropies: (T,) H_t in nats, None for the rules that need none."""
         packing = tokens.packing
-        expected = self._longest_cut(self._begins(tokens, entropies, self.threshold), tokens)
+        expected = self._expected(tokens, entropies, self.threshold)
         starts = expected | tokens.special
         of_token = starts.cumsum(0) - 1
         place = torch.arange(packing.total, device=starts.device)
@@ -164,11 +162,41 @@ class Segmenter(nn.Module):
         context = of_token - (starts & ~expected).to(of_token.dtype)
         return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
 
-    def _begins(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
-        """(T,) bool: where the rule itself, or a special token just before, begins a segment."""
-        packing, config = tokens.packing, self.config
+    def _expected(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
+        """(T,) bool: where a segment begins, as far as it can be known before the token is seen."""
+        packing = tokens.packing
         row_start = packing.positions == 0
         forced = row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device))
+        if self.config.rule == "information":
+            assert entropies is not None, "the rule information needs entropies"
+            return self._gather(entropies, forced, threshold)
+        return self._longest_cut(self._begins(tokens, entropies, forced, threshold))
+
+    def _gather(self, entropies: Tensor, forced: Tensor, threshold: Tensor) -> Tensor:
+        """Boundaries of segments that each take tokens while their entropies add up to at most the threshold.
+
+        For every token at once: where the next segment would begin if one began here. Then, from the forced
+        boundaries on, which of these are reached, by doubling the stride: log₂ T rounds.
+        """
+        total, place = len(entropies), torch.arange(len(entropies), device=entropies.device)
+        entropies = entropies.masked_fill(entropies.isinf(), 0.0)
+        gathered, following, is_open = entropies, place + self._cut, torch.ones_like(forced)
+        for ahead in range(1, min(self._cut, total)):
+            token = (place + ahead).clamp(max=total - 1)
+            gathered = gathered + entropies[token]
+            ends = is_open & ((gathered > threshold) | forced[token])
+            following = torch.where(ends, place + ahead, following)
+            is_open = is_open & ~ends
+        following = torch.cat([following.clamp(max=total), following.new_tensor([total])])  # the end leads to itself
+        reached = torch.cat([forced, forced.new_zeros(1)])
+        for _ in range(total.bit_length()):
+            reached = reached.index_fill(0, following[reached.nonzero()[:, 0]], True)
+            following = following[following]
+        return reached[:total]
+
+    def _begins(self, tokens: Tokens, entropies: Tensor | None, forced: Tensor, threshold: Tensor) -> Tensor:
+        """(T,) bool: where the rule itself begins a segment, or must."""
+        packing, config = tokens.packing, self.config
         if config.rule == "fixed":
             return forced
         if config.rule == "whitespace":
@@ -192,7 +220,7 @@ class Segmenter(nn.Module):
         config = self.config
         return int(config.target_tokens_per_code) if config.rule == "fixed" else config.max_tokens_per_code
 
-    def _longest_cut(self, begins: Tensor, tokens: Tokens) -> Tensor:
+    def _longest_cut(self, begins: Tensor) -> Tensor:
         """Adds a boundary every `_cut` tokens after each one; rows begin with one, so runs stay in their row."""
         place = torch.arange(len(begins), device=begins.device)
         last = torch.where(begins, place, 0).cummax(0).values
@@ -209,10 +237,12 @@ class Segmenter(nn.Module):
         wanted = tokens.packing.total / self.config.target_tokens_per_code
         # Entropies of several slots add up, so no fixed bound holds for all alphabets.
         high = entropies.masked_fill(entropies.isinf(), 0.0).max() + 1
+        if self.config.rule == "information":
+            high = high * self._cut
         low = -high
         for _ in range(30):
             middle = (low + high) / 2
-            starts = self._longest_cut(self._begins(tokens, entropies, middle), tokens) | tokens.special
+            starts = self._expected(tokens, entropies, middle) | tokens.special
             too_many = starts.sum() > wanted
             low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
         self.threshold.lerp_(high.to(self.threshold), follow)
@@ -222,6 +252,18 @@ class Segmenter(nn.Module):
         zeros = torch.zeros(rows, device=device)
         return SegmentationState(zeros + float("inf"), zeros.long(), zeros.bool())
 
+    def resume(self, tokens: Tokens, segments: Segments, entropies: Tensor | None) -> SegmentationState:
+        """The state in which `forward` over rows ended, before the last token of each row was taken in."""
+        last = tokens.packing.offsets + tokens.packing.lengths - 1
+        entropy = torch.zeros(len(last), device=last.device)
+        if entropies is not None and self.config.rule == "information":
+            mine = segments.of_token == segments.of_token[last][tokens.packing.rows]
+            entropy = entropy.index_add(0, tokens.packing.rows[mine], entropies[mine])
+        elif entropies is not None:
+            entropy = entropies[last]
+        before = tokens.ids[(last - 1).clamp(min=0), 0]
+        return SegmentationState(entropy, segments.offsets[last].clone(), is_spacelike(before))
+
     def step(
         self, state: SegmentationState, rows: Tensor, token: Tensor, special: Tensor, entropy: Tensor | None
     ) -> Tensor:
@@ -230,16 +272,21 @@ class Segmenter(nn.Module):
         rows: (R,) rows of the state that go on. token: (R,) the last token's first slot. special: (R,) bool,
         whether it is a special one. entropy: (R,) H of the next token, None for the rules that need none.
         """
-        if self.config.rule == "fixed":
+        if self.config.rule == "information":
+            assert entropy is not None, "the rule information needs entropies"
+            gathered = state.entropy[rows] + entropy
+            begins = special | (gathered > self.threshold) | (state.run[rows] + 1 == self._cut)
+            state.entropy[rows] = torch.where(begins, entropy, gathered)
+        elif self.config.rule == "fixed":
             begins = special.clone()
         elif self.config.rule == "whitespace":
             begins = special | (is_spacelike(token) & ~state.spacelike[rows])
+            state.spacelike[rows] = is_spacelike(token)
         else:
             assert entropy is not None, f"the rule {self.config.rule} needs entropies"
             begins = special | self._is_hard(entropy, entropy - state.entropy[rows], self.threshold)
             state.entropy[rows] = entropy
         state.run[rows] = torch.where(begins, 0, state.run[rows] + 1)
-        state.remember_token(rows, token)
         return state.run[rows] % self._cut == 0
 
 

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.transformer import GroupedLinear
+
 Kind = Literal["fsq", "vq", "residual_vq", "simvq"]
 
 
@@ -35,9 +37,9 @@ class QuantizerConfig:
     """
 
     kind: Kind = "fsq"
-    codes_per_segment: int = 3
-    codebook_size: int = 512
-    fsq_levels: tuple[int, ...] = (8, 8, 8)
+    codes_per_segment: int = 4
+    codebook_size: int = 256
+    fsq_levels: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2)
     decay: float = 0.99
     commitment: float = 0.25
     revive_after: float = 0.05
@@ -194,10 +196,11 @@ class VectorQuantizer(nn.Module):
 
     vq and simvq split a vector into Q parts, each with a codebook of its own; residual_vq and its codebooks
     work on the whole width; fsq maps the vector to Q × len(fsq_levels) numbers and rounds them.
-    Raises ValueError where `width` cannot be split.
+    groups: parts side by side that the vectors consist of (see GroupedLinear). Raises ValueError where `width`
+    cannot be split.
     """
 
-    def __init__(self, config: QuantizerConfig, width: int) -> None:
+    def __init__(self, config: QuantizerConfig, width: int, groups: int = 1) -> None:
         super().__init__()
         self.config, self.width = config, width
         slots, size = config.codes_per_segment, config.codebook_size
@@ -205,8 +208,11 @@ class VectorQuantizer(nn.Module):
             from vector_quantize_pytorch import FSQ
 
             inner = slots * len(config.fsq_levels)
-            self.lattice = FSQ(list(config.fsq_levels), num_codebooks=slots, keep_num_codebooks_dim=True)
-            self.project_in, self.project_out = nn.Linear(width, inner), nn.Linear(inner, width)
+            self.lattice = FSQ(
+                list(config.fsq_levels), num_codebooks=slots, keep_num_codebooks_dim=True, preserve_symmetry=True
+            )
+            self.project_in = GroupedLinear(width, inner, groups, bias=True)
+            self.project_out = GroupedLinear(inner, width, groups, bias=True)
             return
         if config.kind != "residual_vq" and width % slots:
             raise ValueError(f"codes_per_segment ({slots}) must divide the quantizer's width ({width})")

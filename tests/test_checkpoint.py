@@ -74,9 +74,7 @@ def run(code: str, folder: Path) -> str:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoint_step7.pt"
-    save_checkpoint(
-        path, {"step": 7, "weights": torch.arange(1000.0), "config": {"name": "x", "sizes": [1, 2]}}
-    )
+    save_checkpoint(path, {"step": 7, "weights": torch.arange(1000.0), "config": {"name": "x", "sizes": [1, 2]}})
     return path
 
 
@@ -115,9 +113,7 @@ def test_the_latest_is_the_one_with_the_largest_step(tmp_path: Path) -> None:
 def test_a_kill_during_a_write_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     lines = run(KILLED, tmp_path).splitlines()
     assert len(lines) == 4
-    assert (
-        "1 cut 1" in lines
-    )  # at least one child was caught at its write; the dead child's file is then removed
+    assert "1 cut 1" in lines  # at least one child was caught at its write; the dead child's file is then removed
     assert all(line.split()[2] in "01" for line in lines), lines
     assert not list(tmp_path.glob(".*"))
     assert load_checkpoint(tmp_path / "checkpoint_step1.pt")["step"] == 1

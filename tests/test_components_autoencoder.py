@@ -191,7 +191,6 @@ def test_reconstruction_alone_teaches_the_compressor(shape: str) -> None:
             "embedding": compressor.embedding.slots[0].weight,
             "queries": compressor.pool.queries,
             "keys and values": compressor.pool.to_key_value.weight,
-            "pooled": compressor.pool.to_out.weight,
         }
         for name, parameter in compressor.quantizer.named_parameters():
             if "map" in name or "project" in name:

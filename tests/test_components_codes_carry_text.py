@@ -22,12 +22,10 @@ def model_of(kind: Kind) -> HierarchicalAutoencoder:
         level.compressor,
         quantizer=quantizer,
         segmentation=segmentation,
-        width=48,
         mlp_width=96,
-        queries=8,
         value_width=12,
     )
-    expander = dataclasses.replace(level.expander, width=96, mlp_width=128, place_width=32)
+    expander = dataclasses.replace(level.expander, mlp_width=128, place_width=32)
     return HierarchicalAutoencoder(
         ModelConfig(
             levels=(dataclasses.replace(level, compressor=compressor, expander=expander),),

@@ -73,9 +73,7 @@ def test_the_split_is_disjoint_and_knows_no_order(documents: list[bytes], random
     shuffled = documents.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     one = LocalCorpus("one", [MemoryUnit("a", tuple(documents))], None, config)
-    other = LocalCorpus(
-        "other", [MemoryUnit(str(i), (text,)) for i, text in enumerate(shuffled)], None, config
-    )
+    other = LocalCorpus("other", [MemoryUnit(str(i), (text,)) for i, text in enumerate(shuffled)], None, config)
     held_out = one.validation_documents()
     assert held_out == other.validation_documents() and held_out
     assert train(one) and not set(train(one)) & set(held_out)
@@ -160,9 +158,7 @@ def test_the_embedded_corpus() -> None:
     validation = corpus.validation_documents()
     documents = train(corpus)
     assert 10_000 < sum(map(len, validation)) <= 262_144 and len(documents) > 400
-    assert not {Document.of(text).hash for text in documents} & {
-        Document.of(text).hash for text in validation
-    }
+    assert not {Document.of(text).hash for text in documents} & {Document.of(text).hash for text in validation}
     assert open_corpus(DataConfig()).fingerprint == corpus.fingerprint
 
 
@@ -190,9 +186,7 @@ def test_each_mistake_has_its_message(tmp_path: Path) -> None:
         bad_file(tmp_path, "empty.txt", b""): "no non-empty document",
         bad_file(tmp_path, "empty.jsonl", b""): "no non-empty document",
         bad_file(tmp_path, "one.txt", b"x"): "single byte",
-        bad_file(
-            tmp_path, "a.jsonl", b'{"text": "x"}\n{"words": "x"}\n'
-        ): "line 2: no column 'text'; it has words",
+        bad_file(tmp_path, "a.jsonl", b'{"text": "x"}\n{"words": "x"}\n'): "line 2: no column 'text'; it has words",
         bad_file(tmp_path, "b.jsonl", b'{"text": "x"}\n\n{"text": '): "line 3: not JSON",
         bad_file(tmp_path, "c.jsonl", b"[1]\n"): "expected a record",
         bad_file(tmp_path, "d.jsonl", b'{"text": 3}\n'): "holds int, not text",

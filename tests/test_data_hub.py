@@ -25,9 +25,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, config: str | None, split: str, streaming: bool) -> Any:
         assert (name, config, streaming) == ("someone/texts", None, True)
         files = {split: str(tmp_path / f"{split}-*.parquet")}
-        return LOAD(
-            "parquet", data_files=files, split=split, streaming=True, cache_dir=str(tmp_path / "cache")
-        )
+        return LOAD("parquet", data_files=files, split=split, streaming=True, cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
 
@@ -87,9 +85,7 @@ def test_a_missing_column_lists_those_there_are() -> None:
         (ValueError("BuilderConfig 'x' not found. Available: ['y']"), r"Available: \['y'\].*dataset_config="),
     ],
 )
-def test_errors_of_the_hub_say_what_to_do(
-    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_of_the_hub_say_what_to_do(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any, **__: Any) -> Any:
         raise error
 

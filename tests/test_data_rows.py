@@ -146,9 +146,7 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         rows.load_state_dict({"row": 1})
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"row_length": 0}, {"seed": -1}, {"num_epochs": 0}, {"rank": 2, "world_size": 2}]
-)
+@pytest.mark.parametrize("sizes", [{"row_length": 0}, {"seed": -1}, {"num_epochs": 0}, {"rank": 2, "world_size": 2}])
 def test_bad_sizes_are_refused(sizes: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(sizes))):
         PackedRows(**{"corpus": corpus_of([b"a", b"b"]), "row_length": 4, "seed": 0} | sizes)

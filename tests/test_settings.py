@@ -74,9 +74,7 @@ def test_a_list_replaces_the_default_list() -> None:
 
 
 def test_an_optional_group_and_free_dicts() -> None:
-    config = build(
-        Experiment, {"extra": {"dim": 8}, "kwargs": {"a": [1, {"b": None}]}, "data": {"sizes": {"x": 1}}}
-    )
+    config = build(Experiment, {"extra": {"dim": 8}, "kwargs": {"a": [1, {"b": None}]}, "data": {"sizes": {"x": 1}}})
     assert config.extra == Level(dim=8)
     assert config.kwargs == {"a": [1, {"b": None}]}
     assert config.data.sizes == {"x": 1}
@@ -179,9 +177,7 @@ def test_to_dict_and_build_are_inverse_through_json(config: Experiment) -> None:
 
 
 def test_overrides_reach_every_depth() -> None:
-    config = override(
-        "levels.1.quantizer.kind=fsq", "learning_rate=3e-4", "data.path=a=b.txt", "extra.dim=16"
-    )
+    config = override("levels.1.quantizer.kind=fsq", "learning_rate=3e-4", "data.path=a=b.txt", "extra.dim=16")
     assert config.levels == [Level(dim=32), Level(dim=128, quantizer=Quantizer(kind="fsq"))]
     assert (config.learning_rate, config.data.path, config.extra) == (3e-4, "a=b.txt", Level(dim=16))
 
@@ -241,9 +237,7 @@ def load(tmp_path: Any, source: str | bytes) -> dict[str, Any]:
 
 
 def test_a_config_file_is_read(tmp_path: Any) -> None:
-    source = (
-        '"""Doc."""\n# comment\nexp_config = {"a": 4 * 1024, "b": (-1, 2**-1), "c": {"d": None, "e": True}}\n'
-    )
+    source = '"""Doc."""\n# comment\nexp_config = {"a": 4 * 1024, "b": (-1, 2**-1), "c": {"d": None, "e": True}}\n'
     assert load(tmp_path, source) == {"a": 4096, "b": [-1, 0.5], "c": {"d": None, "e": True}}
 
 

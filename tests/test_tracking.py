@@ -70,9 +70,7 @@ def test_a_failing_store_warns_and_the_training_goes_on(root: Path, monkeypatch:
             warnings.simplefilter("always")
             for step in range(6):
                 tracker.log_metrics({"loss": 1.0}, step)
-    assert [str(w.message) for w in caught] == [
-        "tracking failed, the run goes on: OSError: database is locked"
-    ]
+    assert [str(w.message) for w in caught] == ["tracking failed, the run goes on: OSError: database is locked"]
     assert len(attempts) == 3  # then it is left alone
 
 

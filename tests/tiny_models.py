@@ -47,14 +47,11 @@ def tiny_level(rule: str, kind: str) -> LevelConfig:
         entropy_model=EntropyModelConfig(tiny_transformer(), ngram_sizes=(2, 3), ngram_rows=64, ngram_width=8),
         segmentation=SegmentationConfig(rule=rule, target_tokens_per_code=2, max_tokens_per_code=5),  # type: ignore
         quantizer=QUANTIZERS[kind],
-        width=16,
         layers=1,
         mlp_width=16,
-        queries=2,
-        value_width=8,
+        value_width=4,
     )
     expander = ExpanderConfig(
-        width=16,
         layers=1,
         mlp_width=16,
         place_width=8,

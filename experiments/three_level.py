@@ -1,0 +1,36 @@
+"""Three levels: bytes, segments, pairs of segments, pairs of pairs."""
+
+exp_config = {
+    "run_name": "three_level",
+    "model": {
+        "levels": [
+            {},
+            {
+                "compressor": {
+                    "segmentation": {"rule": "fixed", "target_tokens_per_code": 2, "max_tokens_per_code": 2},
+                    "quantizer": {"codes_per_segment": 8},
+                    "queries": 2,
+                    "value_width": 192,
+                },
+                "expander": {
+                    "place_width": 192,
+                    "predictor": {"width": 256, "layers": 2, "heads": 4, "window": 64, "mlp_width": 512},
+                    "ngram_sizes": [1, 2],
+                },
+            },
+            {
+                "compressor": {
+                    "segmentation": {"rule": "fixed", "target_tokens_per_code": 2, "max_tokens_per_code": 2},
+                    "quantizer": {"codes_per_segment": 16},
+                    "queries": 2,
+                    "value_width": 192,
+                },
+                "expander": {
+                    "place_width": 256,
+                    "predictor": {"width": 256, "layers": 2, "heads": 4, "window": 64, "mlp_width": 512},
+                    "ngram_sizes": [1, 2],
+                },
+            },
+        ]
+    },
+}

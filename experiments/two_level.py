@@ -1,0 +1,23 @@
+"""Two levels: the codes of segments are themselves joined in pairs, so the top transformer sees half as many."""
+
+exp_config = {
+    "run_name": "two_level",
+    "model": {
+        "levels": [
+            {},
+            {
+                "compressor": {
+                    "segmentation": {"rule": "fixed", "target_tokens_per_code": 2, "max_tokens_per_code": 2},
+                    "quantizer": {"codes_per_segment": 8},
+                    "queries": 2,
+                    "value_width": 192,
+                },
+                "expander": {
+                    "place_width": 192,
+                    "predictor": {"width": 256, "layers": 2, "heads": 4, "window": 64, "mlp_width": 512},
+                    "ngram_sizes": [1, 2],
+                },
+            },
+        ]
+    },
+}

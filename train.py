@@ -1,0 +1,9 @@
+"""Trains a model: `python train.py [--config experiments/NAME.py] [key.sub=value …]`."""
+
+import sys
+
+from abstractinator.cli import main
+
+if __name__ == "__main__":
+    # Without --config, the settings are those of config.py beside this file.
+    sys.exit(main(["train", *sys.argv[1:]]))
