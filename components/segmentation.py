@@ -250,7 +250,8 @@ class Segmenter(nn.Module):
     def begin(self, rows: int, device: torch.device) -> SegmentationState:
         """The state before any token of `rows` rows."""
         zeros = torch.zeros(rows, device=device)
-        return SegmentationState(zeros + float("inf"), zeros.long(), zeros.bool())
+        before = 0.0 if self.config.rule == "information" else float("inf")
+        return SegmentationState(zeros + before, zeros.long(), zeros.bool())
 
     def resume(self, tokens: Tokens, segments: Segments, entropies: Tensor | None) -> SegmentationState:
         """The state in which `forward` over rows ended, before the last token of each row was taken in."""
@@ -258,7 +259,8 @@ class Segmenter(nn.Module):
         entropy = torch.zeros(len(last), device=last.device)
         if entropies is not None and self.config.rule == "information":
             mine = segments.of_token == segments.of_token[last][tokens.packing.rows]
-            entropy = entropy.index_add(0, tokens.packing.rows[mine], entropies[mine])
+            known = entropies.masked_fill(entropies.isinf(), 0.0)
+            entropy = entropy.index_add(0, tokens.packing.rows[mine], known[mine])
         elif entropies is not None:
             entropy = entropies[last]
         before = tokens.ids[(last - 1).clamp(min=0), 0]
