@@ -78,9 +78,10 @@ def two_part_terms(model: HierarchicalAutoencoder, tokens: Tokens) -> tuple[list
     with torch.no_grad():
         compressed = model.compress(tokens)
         lower = [tokens, *(c.codes for c in compressed)]
+        _, contexts = model.predict(tokens, compressed)
         terms = [
-            by_row(level.expander.reconstruction_nats(c.codes.vectors, x, c.segments), c.codes.packing)  # type: ignore
-            for level, c, x in zip(model.levels, compressed, lower, strict=False)
+            by_row(level.expander.reconstruction_nats(c.codes, context, x, c.segments), c.codes.packing)
+            for level, c, context, x in zip(model.levels, compressed, contexts, lower[:-1], strict=True)
         ]
         codes = compressed[-1].codes
         terms.append(by_row(model.top.nats(model.top(codes), codes), codes.packing))
@@ -103,6 +104,60 @@ def test_a_byte_changes_no_two_part_term_of_an_earlier_segment(shape: str) -> No
             seen += place
         torch.testing.assert_close(terms[-1][t + 1][:place], terms[-1][0][:place], atol=1e-4, rtol=0)
     assert seen > len(ROW)
+
+
+@every_shape
+def test_a_byte_changes_no_code_of_an_earlier_segment(shape: str) -> None:
+    model = model_of(shape)
+    tokens = pack_bytes(padded([ROW, *changed_rows(ROW, special=False)]))
+    _, places = two_part_terms(model, tokens)
+    codes = [by_row(c.codes.ids, c.codes.packing) for c in model.compress(tokens)]
+    moved = 0
+    for t in range(len(ROW)):
+        place = t
+        for level in range(len(model.levels)):
+            place = int(places[level][0][place])
+            original, changed = codes[level][0], codes[level][t + 1]
+            assert torch.equal(changed[:place], original[:place])
+            moved += not torch.equal(changed, original)
+    assert moved > len(ROW) // 4, "hardly any byte changes a code at all"
+
+
+def decoded_by_code(model: HierarchicalAutoencoder, codes: Tokens) -> list[list[int]]:
+    """The byte ids that each code becomes."""
+    out = model.decompress(Tokens(codes.ids, codes.packing, codes.alphabet))
+    counts = torch.bincount(out.code, minlength=codes.packing.total)
+    return [part.tolist() for part in out.tokens.ids[:, 0].split(counts.tolist())]
+
+
+@every_shape
+def test_a_code_changes_no_byte_decoded_from_an_earlier_one(shape: str) -> None:
+    model = model_of(shape)
+    codes = model.compress(pack_bytes(padded([ROW])))[-1].codes
+    original = decoded_by_code(model, codes)
+    random_, itself, later = random.Random(0), 0, 0
+    for s in range(codes.packing.total):
+        for _ in range(3):
+            ids = codes.ids.clone()
+            ids[s] = torch.tensor([random_.randrange(codes.alphabet.codebook_size) for _ in range(codes.ids.shape[1])])
+            changed = decoded_by_code(model, Tokens(ids, codes.packing, codes.alphabet))
+            assert changed[:s] == original[:s]
+            itself += changed[s] != original[s]
+            later += changed[s + 1 :] != original[s + 1 :]
+    assert itself > codes.packing.total, "codes do not decide what is decoded"
+    assert later, "earlier codes are no context of later ones"
+
+
+@every_shape
+def test_decompressing_a_row_does_not_depend_on_other_rows(shape: str) -> None:
+    model = model_of(shape)
+    rows = [ROW, [BOS, *b"quite another text"], ROW[::-1]]
+    codes = model.compress(pack_bytes(padded(rows)))[-1].codes
+    out = model.decompress(codes).tokens
+    together = by_row(out.ids, out.packing)
+    for row, got in zip(rows, together, strict=True):
+        alone = model.decompress(model.compress(pack_bytes(padded([row])))[-1].codes).tokens
+        assert torch.equal(got, alone.ids)
 
 
 @every_shape
@@ -274,7 +329,7 @@ def test_any_ids_have_finite_losses(shape: str, rows: list[list[int]]) -> None:
     assert torch.isfinite(losses.two_part)
 
 
-@pytest.mark.parametrize("shape", ["threshold", "both", "increase", "threshold-fixed"])
+@pytest.mark.parametrize("shape", ["information", "threshold", "both", "increase", "threshold-fixed"])
 def test_a_frozen_entropy_model_stands_still(shape: str) -> None:
     model = tiny_model(shape).train()
     compressor = model.levels[0].compressor

@@ -19,7 +19,7 @@ from components.segmentation import (
 )
 from components.tokens import BYTES, Alphabet, Tokens
 
-RULES = ("increase", "threshold", "both", "fixed", "whitespace")
+RULES = ("information", "increase", "threshold", "both", "fixed", "whitespace")
 every_rule = pytest.mark.parametrize("rule", RULES)
 # A row is its token ids and the entropy of each; special tokens may stand anywhere.
 token = st.sampled_from([*b"aZ09 .,\n", 200, 255, BYTES.bos, BYTES.eos])
@@ -55,16 +55,18 @@ def naive_starts(rule: str, row: Row, threshold: float, longest: int) -> tuple[l
     spacelike = [i < 128 and not chr(i).isalnum() for i, _ in row]
     special = [i >= 256 for i, _ in row]
     expected: list[bool] = []
-    length = 0
+    length, gathered = 0, 0.0
     for t, (_, h) in enumerate(row):
+        h = h if t else 0.0  # nothing is known of what a row begins with
         before = row[t - 1][1] if t > 1 else math.inf
         begins = t == 0 or special[t - 1] or length == longest
+        begins |= rule == "information" and gathered + h > threshold
         begins |= rule == "increase" and h > before + threshold
         begins |= rule == "threshold" and h > threshold
         begins |= rule == "both" and h > threshold and h > before
         begins |= rule == "whitespace" and spacelike[t - 1] and not (t > 1 and spacelike[t - 2])
         expected.append(begins)
-        length = 1 if begins else length + 1
+        length, gathered = (1, h) if begins else (length + 1, gathered + h)
     return expected, [e or s for e, s in zip(expected, special, strict=True)]
 
 
@@ -100,6 +102,25 @@ def test_steps_find_the_same_boundaries(rule: str, rows: list[Row]) -> None:
         # The row's first token has no entropy; a rise above it is none.
         begins = segmenter.step(state, torch.tensor(going), ids, ids >= 256, entropy)
         assert begins.tolist() == [expected[b][t + 1] for b in going]
+
+
+@every_rule
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(row.filter(lambda r: len(r) > 1), min_size=1, max_size=3), data=st.data())
+def test_steps_go_on_from_whole_rows(rule: str, rows: list[Row], data: st.DataObject) -> None:
+    segmenter = segmenter_of(rule)
+    known = [data.draw(st.integers(1, len(r) - 1)) for r in rows]
+    # What the first unknown token is does not matter, its entropy does.
+    seen = [[*r[:k], (97, r[k][1])] for r, k in zip(rows, known, strict=True)]
+    tokens, entropies = packed(seen)
+    needs_none = rule in ("fixed", "whitespace")
+    state = segmenter.resume(tokens, segmenter(tokens, entropies), None if needs_none else entropies)
+    for b, (r, k) in enumerate(zip(rows, known, strict=True)):
+        expected, _ = naive_starts(rule, r, 1.25, 3 if rule == "fixed" else 4)
+        for t in range(k, len(r) - 1):
+            ids = torch.tensor([r[t][0]])
+            begins = segmenter.step(state, torch.tensor([b]), ids, ids >= 256, torch.tensor([r[t + 1][1]]))
+            assert begins.tolist() == [expected[t + 1]]
 
 
 @every_rule

@@ -26,6 +26,7 @@ QUANTIZERS = {
 
 # One, two and three levels, with every rule somewhere and every quantizer somewhere.
 SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
+    "information": (("information", "fsq"),),
     "threshold": (("threshold", "fsq"),),
     "whitespace": (("whitespace", "vq"),),
     "both": (("both", "simvq"),),
@@ -33,6 +34,7 @@ SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
     "fixed": (("fixed", "fsq"),),
     "threshold-fixed": (("threshold", "simvq"), ("fixed", "fsq")),
     "whitespace-both": (("whitespace", "fsq"), ("both", "vq")),
+    "information-information": (("information", "vq"), ("information", "fsq")),
     "increase-threshold-fixed": (("increase", "fsq"), ("threshold", "residual_vq"), ("fixed", "simvq")),
 }
 
