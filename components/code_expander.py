@@ -37,7 +37,7 @@ class ExpanderConfig:
     mlp_width: int = 768
     place_width: int = 64
     predictor: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(width=192, layers=2, heads=4, window=32, mlp_width=384)
+        default_factory=lambda: TransformerConfig(width=128, layers=2, heads=4, window=32, mlp_width=320)
     )
     ngram_sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
     ngram_rows: int = 16_384

@@ -41,9 +41,9 @@ class SegmentationConfig:
         then both are frozen, so that boundaries, and with them codes, stop drifting.
     """
 
-    rule: Rule = "information"
-    target_tokens_per_code: float = 4.5
-    max_tokens_per_code: int = 8
+    rule: Rule = "threshold"
+    target_tokens_per_code: float = 4.4
+    max_tokens_per_code: int = 5
     train_fraction: float = 0.15
 
     def __post_init__(self) -> None:

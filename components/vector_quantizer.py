@@ -37,9 +37,9 @@ class QuantizerConfig:
     """
 
     kind: Kind = "fsq"
-    codes_per_segment: int = 4
-    codebook_size: int = 256
-    fsq_levels: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2)
+    codes_per_segment: int = 3
+    codebook_size: int = 512
+    fsq_levels: tuple[int, ...] = (2,) * 9
     decay: float = 0.99
     commitment: float = 0.25
     revive_after: float = 0.05

@@ -8,8 +8,7 @@ exp_config = {
             {
                 "compressor": {
                     "segmentation": {"rule": "fixed", "target_tokens_per_code": 2, "max_tokens_per_code": 2},
-                    "quantizer": {"codes_per_segment": 8},
-                    "queries": 2,
+                    "quantizer": {"codes_per_segment": 6},
                     "value_width": 192,
                 },
                 "expander": {
@@ -21,8 +20,7 @@ exp_config = {
             {
                 "compressor": {
                     "segmentation": {"rule": "fixed", "target_tokens_per_code": 2, "max_tokens_per_code": 2},
-                    "quantizer": {"codes_per_segment": 16},
-                    "queries": 2,
+                    "quantizer": {"codes_per_segment": 12},
                     "value_width": 192,
                 },
                 "expander": {

@@ -65,17 +65,18 @@ def tiny_level(rule: str, kind: str) -> LevelConfig:
     return LevelConfig(compressor, expander)
 
 
+def tiny_config(shape: str) -> ModelConfig:
+    """The settings of a model of SHAPES."""
+    return ModelConfig(
+        levels=tuple(tiny_level(rule, kind) for rule, kind in SHAPES[shape]),
+        top_transformer_config=TopTransformerConfig(tiny_transformer(layers=2, window=4), ngram_rows=64, ngram_width=8),
+    )
+
+
 def tiny_model(shape: str, seed: int = 0) -> HierarchicalAutoencoder:
     """A model of SHAPES in evaluation mode with random weights, cutting random text as it is asked to."""
     torch.manual_seed(seed)
-    model = HierarchicalAutoencoder(
-        ModelConfig(
-            levels=tuple(tiny_level(rule, kind) for rule, kind in SHAPES[shape]),
-            top_transformer_config=TopTransformerConfig(
-                tiny_transformer(layers=2, window=4), ngram_rows=64, ngram_width=8
-            ),
-        )
-    ).eval()
+    model = HierarchicalAutoencoder(tiny_config(shape)).eval()
     # At the start of a training everything is almost zero; here every path is to be seen in the result.
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):

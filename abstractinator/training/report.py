@@ -99,22 +99,22 @@ def loss_metrics(losses: Losses) -> dict[str, float]:
     """The losses of a training batch; likelihoods in bits per byte."""
     bits = 1 / math.log(2)
     metrics = {
-        "train/loss": float(losses.total),
-        "train/bits_per_byte_exact": float(losses.predict) * bits,
-        "train/bits_per_byte_two_part": float(losses.two_part) * bits,
-        "train/code_bits_per_byte": float(losses.codes) * bits,
+        "train/loss": losses.total.item(),
+        "train/bits_per_byte_exact": losses.predict.item() * bits,
+        "train/bits_per_byte_two_part": losses.two_part.item() * bits,
+        "train/code_bits_per_byte": losses.codes.item() * bits,
     }
     for number, parts in enumerate(
         zip(losses.reconstruction, losses.entropy, losses.quantizer, losses.compressed, strict=True), 1
     ):
         reconstruction, entropy, quantizer, compressed = parts
         metrics |= {
-            f"train/level{number}/reconstruction_bits_per_byte": float(reconstruction) * bits,
-            f"train/level{number}/quantizer_loss": float(quantizer),
+            f"train/level{number}/reconstruction_bits_per_byte": reconstruction.item() * bits,
+            f"train/level{number}/quantizer_loss": quantizer.item(),
             f"train/level{number}/bytes_per_code": losses.bytes / max(compressed.codes.packing.total, 1),
         }
         if compressed.entropy_nats is not None:
-            metrics[f"train/level{number}/entropy_model_bits_per_byte"] = float(entropy) * bits
+            metrics[f"train/level{number}/entropy_model_bits_per_byte"] = entropy.item() * bits
     return metrics
 
 

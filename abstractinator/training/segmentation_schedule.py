@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
 
-_FOLLOW = 0.1  # of the way to a batch's own threshold, each step; the first batch sets it
+_FOLLOW = 0.3  # of the way to a batch's own threshold, each step; the first batch sets it
 
 
 def follow_or_freeze(model: HierarchicalAutoencoder, losses: Losses, *, done: float, first: bool) -> None:
