@@ -173,9 +173,9 @@ def _validate(state: RunState, tracker: Tracker, held_out: Tensor) -> HeldOutRep
 def _save(state: RunState, folder: Path) -> Path:
     """Writes a checkpoint and removes this run's oldest ones beyond checkpoints_kept."""
     path = folder / f"checkpoint_step{state.step}.pt"
-    state.save(path)
     if path.name not in state.written:
-        state.written.append(path.name)
+        state.written.append(path.name)  # before it is written, so that a resumed run knows it too
+    state.save(path)
     while len(state.written) > state.config.checkpoints_kept:
         (folder / state.written.pop(0)).unlink(missing_ok=True)
     return path

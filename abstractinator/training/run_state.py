@@ -97,7 +97,7 @@ class RunState:
         for optimizer, state in zip(self.optimizers, payload["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         for scheduler, state in zip(self.schedulers, payload["schedulers"], strict=True):
-            scheduler.load_state_dict(state)
+            scheduler.load_state_dict(scheduler.state_dict() | state)  # the functions are its own
         try:
             self.loader.load_state_dict(payload["loader"])
         except ValueError as error:
