@@ -75,7 +75,7 @@ def train(config: ExperimentConfig) -> report.Summary:
 def _loop(
     state: RunState, tracker: Tracker, held_out: Tensor, folder: Path, interruption: Interruption, bar: tqdm[Any]
 ) -> None:
-    config, batches = state.config, iter(state.loader)
+    config, batches = state.config, state.batches()
     session_start, earlier_seconds = time.monotonic(), state.seconds
     while state.step < state.total_steps:
         result = train_step(state, batches)
@@ -138,8 +138,8 @@ def train_step(state: RunState, batches: Iterator[Tensor]) -> StepResult | None:
 def _require_finite(value: Tensor, name: str, state: RunState) -> None:
     if not torch.isfinite(value):
         raise TrainingError(
-            f"the {name} became {float(value)} at step {state.step + 1}; the training stopped before that step and the "
-            f"checkpoints in {state.config.checkpoint_dir} are from before it. Lower learning_rate or "
+            f"the {name} became {float(value.detach())} at step {state.step + 1}; the training stopped before that "
+            f"step and the checkpoints in {state.config.checkpoint_dir} are from before it. Lower learning_rate or "
             "muon_learning_rate, or raise warmup_steps, and resume from the last one"
         )
 
@@ -223,7 +223,7 @@ def _set_aside_earlier_runs(folder: Path) -> None:
     """Moves the results of an earlier run out of a new run's way, so that neither overwrites the other."""
     earlier = [*folder.glob("checkpoint_step*.pt"), *folder.glob("summary.json")]
     if earlier:
-        aside = folder / "earlier" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        aside = folder / "earlier" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         aside.mkdir(parents=True)
         for file in earlier:
             file.rename(aside / file.name)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import get_scheduler
 
 from abstractinator import __version__
 from abstractinator.config import ExperimentConfig
-from abstractinator.settings import build, to_dict
+from abstractinator.settings import ConfigError, build, to_dict
 from abstractinator.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -58,12 +60,7 @@ class RunState:
             muon_learning_rate=config.muon_learning_rate,
             weight_decay=config.weight_decay,
         )
-        schedulers = [
-            get_scheduler(
-                config.scheduler_type, optimizer, config.warmup_steps, total_steps, config.scheduler_specific_kwargs
-            )
-            for optimizer in optimizers
-        ]
+        schedulers = [_scheduler(config, optimizer, total_steps) for optimizer in optimizers]
         return cls(config, total_steps, model, optimizers, schedulers, loader)
 
     def save(self, path: Path) -> None:
@@ -86,8 +83,15 @@ class RunState:
         }
         save_checkpoint(path, payload)
 
+    def batches(self) -> Iterator[Tensor]:
+        """The batches that come next. Raises CheckpointError where the run was resumed with other data."""
+        try:
+            return iter(self.loader)
+        except ValueError as error:
+            raise CheckpointError(f"the checkpoint was trained on other data: {error}") from error
+
     def restore(self, path: Path) -> None:
-        """Goes on where the checkpoint was written. Raises CheckpointError where it is of another model or data."""
+        """Goes on where the checkpoint was written. Raises CheckpointError where it is of another model."""
         payload = load_checkpoint(path)
         _check_same_model(payload, self.config, path)
         self.model.load_state_dict(payload["model"])
@@ -98,10 +102,7 @@ class RunState:
             optimizer.load_state_dict(state)
         for scheduler, state in zip(self.schedulers, payload["schedulers"], strict=True):
             scheduler.load_state_dict(scheduler.state_dict() | state)  # the functions are its own
-        try:
-            self.loader.load_state_dict(payload["loader"])
-        except ValueError as error:
-            raise CheckpointError(f"{path} was trained on other data: {error}") from error
+        self.loader.load_state_dict(payload["loader"])
         self.step, self.bytes_read, self.seconds = payload["step"], payload["bytes_read"], payload["seconds"]
         self.tracking_run_id = payload["tracking_run_id"]
         self.history, self.written = payload["history"], payload["written"]
@@ -120,6 +121,22 @@ def load_model(path: str | Path, device: torch.device) -> tuple[HierarchicalAuto
             f"version {payload.get('version', 'unknown')}: {str(error).splitlines()[0]}"
         ) from error
     return model.to(device).eval(), payload
+
+
+def _scheduler(
+    config: ExperimentConfig, optimizer: torch.optim.Optimizer, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of the settings; raises ConfigError where its arguments are not those that it takes."""
+    name, arguments = config.scheduler_type, config.scheduler_specific_kwargs
+    try:
+        scheduler = get_scheduler(name, optimizer, config.warmup_steps, total_steps, arguments)
+    except TypeError as error:
+        raise ConfigError(
+            f"scheduler_specific_kwargs={arguments} does not fit scheduler_type={name}: {error}"
+        ) from error
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise ConfigError(f"scheduler_type={name} does not follow the steps alone; choose another, such as cosine")
+    return scheduler
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
