@@ -22,7 +22,7 @@ from components.segmentation import (
     distinct_segments,
 )
 from components.sliding_window_attention import AttentionCache
-from components.token_embedding import TokenEmbedding
+from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.tokens import Alphabet, Tokens
 from components.transformer import ResidualMLP, RMSNorm
 from components.vector_quantizer import QuantizerConfig, VectorQuantizer
@@ -42,6 +42,11 @@ class CompressorConfig:
     layers: int = 1
     mlp_width: int = 768
     value_width: int = 48
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "value_width", "mlp_width")
+        if self.layers < 0:
+            raise ValueError(f"layers must be at least 0, not {self.layers}")
 
     @property
     def width(self) -> int:

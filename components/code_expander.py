@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from components.segmentation import Segments
 from components.sliding_window_attention import AttentionCache
-from components.token_embedding import TokenEmbedding
+from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import NOTHING, ParallelHead
 from components.tokens import Alphabet, Tokens
 from components.transformer import GroupedLinear, ResidualMLP, RMSNorm, SlidingWindowTransformer, TransformerConfig
@@ -42,6 +42,11 @@ class ExpanderConfig:
     ngram_sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
     ngram_rows: int = 16_384
     ngram_width: int = 64
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "place_width", "mlp_width", "ngram_sizes", "ngram_rows", "ngram_width")
+        if self.layers < 0:
+            raise ValueError(f"layers must be at least 0, not {self.layers}")
 
 
 class CodeExpander(nn.Module):

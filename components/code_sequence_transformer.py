@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from components.sliding_window_attention import AttentionCache
-from components.token_embedding import TokenEmbedding
+from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import DepthHead, targets_of
 from components.tokens import Alphabet, Tokens
 from components.transformer import SlidingWindowTransformer, TransformerConfig
@@ -30,6 +30,9 @@ class TopTransformerConfig:
     ngram_sizes: tuple[int, ...] = (1, 2)
     ngram_rows: int = 16_384
     ngram_width: int = 64
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "ngram_sizes", "ngram_rows", "ngram_width")
 
 
 class CodeSequenceTransformer(nn.Module):

@@ -15,6 +15,14 @@ from components.tokens import Alphabet, Tokens
 HISTORY = -1  # stands for the tokens before a row begins
 
 
+def check_at_least_one(config: object, *names: str) -> None:
+    """Raises ValueError where one of these numbers of a configuration is below 1; of a tuple, each must be above."""
+    for name in names:
+        value = getattr(config, name)
+        if min(value, default=1) < 1 if isinstance(value, tuple) else value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+
+
 class TokenEmbedding(nn.Module):
     """Sum of a learned vector per slot, of hashed n-grams that end at the token, and of a linear map of its vector.
 
