@@ -18,7 +18,25 @@ def write_text(folder: Path, documents: int = 24, words: int = 60) -> Path:
     """A folder of text files, some for training and some for validation."""
     folder.mkdir(exist_ok=True)
     random_ = random.Random(0)
-    vocabulary = "the cat sat on a mat and saw one more dog under some very old green tree".split()
+    vocabulary = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "saw",
+        "one",
+        "more",
+        "dog",
+        "under",
+        "some",
+        "very",
+        "old",
+        "green",
+        "tree",
+    ]
     for number in range(documents):
         name = "validation" if number % 4 == 0 else "train"
         (folder / f"{name}_{number}.txt").write_text(" ".join(random_.choices(vocabulary, k=words)) + "\n")

@@ -1,0 +1,195 @@
+"""The command line: what it prints, and one clear line with exit status 2 for each mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from tiny_runs import tiny_experiment, write_config
+
+from abstractinator import __version__, cli
+from abstractinator.settings import to_dict
+from abstractinator.training.checkpoint import save_checkpoint
+
+SHAPE = "information"
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """A file with the settings of a tiny run."""
+    return write_config(tmp_path / "tiny.py", tiny_experiment(tmp_path, SHAPE, max_steps=1))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> str:
+    """A checkpoint of a tiny model, with what `generate` and `info` read."""
+    path = tmp_path / "checkpoint_step3.pt"
+    payload = {
+        "version": __version__,
+        "config": to_dict(tiny_experiment(tmp_path, SHAPE)),
+        "model": tiny_model(SHAPE).state_dict(),
+        "step": 3,
+        "total_steps": 8,
+        "bytes_read": 1234,
+        "seconds": 2.0,
+    }
+    save_checkpoint(path, payload)
+    return str(path)
+
+
+def mistake(capsys: Output, arguments: list[str]) -> str:
+    """The one line of a command that fails."""
+    assert cli.main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("abstractinator: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lerning_rate=1", ["lerning_rate", "`learning_rate`"]),
+        ("model.top_transformer_config.transformer.widht=8", ["transformer.widht", "transformer.width"]),
+        ("batch_size=many", ["batch_size", "whole number"]),
+        ("model.levels.0.compressor.quantizer.kind=fsk", ["quantizer.kind", "'fsq'"]),
+        ("model.top_transformer_config.transformer.heads=3", ["heads (3)", "width (16)"]),
+        ("model.top_transformer_config.transformer.window=0", ["window", "at least 1"]),
+        ("model.levels.0.compressor.value_width=0", ["value_width", "at least 1"]),
+        ("model.levels.0.compressor.layers=-1", ["layers", "at least 0"]),
+        ("model.levels.0.compressor.mlp_width=0", ["mlp_width", "at least 1"]),
+        ("model.levels.0.expander.place_width=0", ["place_width", "at least 1"]),
+        ("model.levels.0.expander.ngram_rows=0", ["ngram_rows", "at least 1"]),
+        ("model.levels.0.expander.ngram_sizes=[0,2]", ["ngram_sizes", "at least 1"]),
+        ("model.levels.0.compressor.entropy_model.ngram_width=0", ["ngram_width", "at least 1"]),
+        ("model.top_transformer_config.ngram_sizes=[0]", ["ngram_sizes", "at least 1"]),
+        ("max_steps=0", ["max_steps", "at least 1"]),
+        ("sample_prompt_for_generation=", ["sample_prompt_for_generation", "empty"]),
+        ("scheduler_type=cosin", ["cosin"]),
+        ("data.path=nowhere", ["nowhere", "does not exist"]),
+        ("resume_from_checkpoint=latest", ["latest", "checkpoint_step"]),
+        ("resume_from_checkpoint=nothing.pt", ["nothing.pt"]),
+        ("checkpoint_dir=file/below", ["file/below", "checkpoint_dir"]),
+        ("data.path=empty", ["empty"]),
+        ("data.path=rows.jsonl", ["text_column_name", "body"]),
+    ],
+)
+def test_a_mistake_in_a_training(tmp_path: Path, config: str, capsys: Output, override: str, words: list[str]) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"body": "some text"}\n' * 9)
+    message = mistake(capsys, ["train", "--config", config, override])
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_no_network_for_a_hub_corpus(config: str, capsys: Output) -> None:
+    message = mistake(capsys, ["train", "--config", config, "data.path=None", "data.dataset_name=someone/some-texts"])
+    assert "someone/some-texts" in message
+
+
+def test_a_configuration_file_that_is_not_there(capsys: Output) -> None:
+    assert "other.py" in mistake(capsys, ["train", "--config", "other.py"])
+
+
+@pytest.mark.parametrize("command", [["generate", "{}", "a"], ["info", "{}"]], ids=["generate", "info"])
+@pytest.mark.parametrize("kind", ["missing", "folder", "corrupt", "cut", "foreign", "other model"])
+def test_a_checkpoint_that_is_none(tmp_path: Path, saved: str, capsys: Output, command: list[str], kind: str) -> None:
+    path = tmp_path / "checkpoint_step9.pt"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "corrupt":
+        path.write_bytes(b"not at all a checkpoint")
+    elif kind == "cut":
+        path.write_bytes(Path(saved).read_bytes()[:5000])
+    elif kind == "foreign":
+        torch.save({"state_dict": {}}, path)
+    elif kind == "other model":
+        save_checkpoint(path, {"config": {"model": {}}, "model": {"weight": torch.zeros(2)}, "version": "0.0.1"})
+    assert str(path) in mistake(capsys, [part.format(path) for part in command])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([""], "empty"),
+        (["a", "--max-new-bytes", "0"], "max_new_bytes"),
+        (["a", "--temperature", "-1"], "temperature"),
+        (["a", "--top-p", "2"], "top_p"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_generation(saved: str, capsys: Output, arguments: list[str], word: str) -> None:
+    assert word in mistake(capsys, ["generate", saved, *arguments])
+
+
+@pytest.mark.parametrize("mode", ["plan", "exact"])
+def test_generate_writes_bytes(
+    saved: str, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    prompt = b"\xff\x00 cat\n\xfe"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(prompt)))
+    options = ["--mode", mode, "--max-new-bytes", "20", "--seed", "1", "--device", "cpu"]
+    assert cli.main(["generate", saved, "-", *options]) == 0
+    expected = tiny_model(SHAPE).generate_bytes(
+        prompt, mode=mode, max_new_bytes=20, temperature=0.8, top_p=0.95, top_k=0, seed=1
+    )
+    assert capfdbinary.readouterr().out == expected + b"\n"
+    assert expected
+
+
+def test_info_shows_what_a_checkpoint_is(saved: str, capsys: Output) -> None:
+    assert cli.main(["info", saved]) == 0
+    shown = capsys.readouterr().out
+    parameters = sum(parameter.numel() for parameter in tiny_model(SHAPE).parameters())
+    for words in ("tiny", "3 of 8", "1,234", f"{parameters:,}", "information at", "2 × 16 fsq", "2 layers, 16 wide"):
+        assert words in shown
+    assert cli.main(["info", saved, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["step"] == 3
+    assert content["config"]["run_name"] == "tiny"
+
+
+def test_show_prints_the_settings_and_trains_nothing(tmp_path: Path, config: str, capsys: Output) -> None:
+    assert cli.main(["train", "--config", config, "--show", "learning_rate=0.5"]) == 0
+    assert json.loads(capsys.readouterr().out)["learning_rate"] == 0.5
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_without_a_file_the_settings_are_those_of_config_py_here(tmp_path: Path, config: str, capsys: Output) -> None:
+    (tmp_path / "config.py").write_text('exp_config = {"run_name": "from here"}\n')
+    assert cli.main(["train", "--show"]) == 0
+    assert json.loads(capsys.readouterr().out)["run_name"] == "from here"
+
+
+def test_train_and_then_generate(tmp_path: Path, config: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--config", config]) == 0
+    assert "bytes reconstructed" in capfd.readouterr().out
+    assert cli.main(["generate", str(tmp_path / "checkpoints" / "checkpoint_step1.pt"), "the cat"]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["generate", "--help"], ["info", "--help"]])
+def test_help(capsys: Output, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: abstractinator")
+
+
+def test_an_unknown_subcommand_is_refused(capsys: Output) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["trian"])
+    assert left.value.code == 2
+    assert "trian" in capsys.readouterr().err
