@@ -41,7 +41,7 @@ class ExperimentConfig:
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
     # The training ends after max_steps optimizer steps or num_epochs, whichever comes first.
-    max_steps: int | None = 640
+    max_steps: int | None = 700
     num_epochs: int | None = None
 
     # learning_rate: AdamW's, for embeddings, output layers, norms. muon_learning_rate: for matrices.
@@ -52,13 +52,13 @@ class ExperimentConfig:
     # A schedule of transformers' get_scheduler, and what it takes beyond the steps.
     scheduler_type: str = "warmup_stable_decay"
     warmup_steps: int = 10
-    scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 260})
+    scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 300})
 
     # Every so many steps: a line in the log, a measurement on held-out documents, a sample, a checkpoint.
     log_interval: int = 10
-    validation_interval: int = 320
-    generation_interval: int = 320
-    checkpoint_interval: int = 160
+    validation_interval: int = 350
+    generation_interval: int = 350
+    checkpoint_interval: int = 175
     sample_prompt_for_generation: str = "def main(argv):\n"
     generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(max_new_bytes=240, seed=0))
 

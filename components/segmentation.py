@@ -42,7 +42,7 @@ class SegmentationConfig:
     """
 
     rule: Rule = "threshold"
-    target_tokens_per_code: float = 4.4
+    target_tokens_per_code: float = 4.62
     max_tokens_per_code: int = 5
     train_fraction: float = 0.15
 

@@ -252,6 +252,37 @@ def test_a_second_run_moves_the_first_out_of_its_way(tmp_path: Path, capsys: pyt
 # ---- what goes wrong ----
 
 
+@pytest.mark.parametrize(
+    ("scheduler_type", "arguments", "message"),
+    [
+        ("cosine", {"num_decay_steps": 3}, "scheduler_specific_kwargs.*num_decay_steps"),
+        ("reduce_lr_on_plateau", {}, "choose another"),
+        ("cosin", {}, "cosine"),
+    ],
+)
+def test_a_schedule_that_cannot_be_followed_is_refused(
+    tmp_path: Path, scheduler_type: str, arguments: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(tiny_experiment(tmp_path, scheduler_type=scheduler_type, scheduler_specific_kwargs=arguments))
+
+
+@pytest.mark.parametrize("scheduler_type", ["cosine", "linear", "constant_with_warmup", "inverse_sqrt"])
+def test_schedules_survive_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[loop.StepResult], scheduler_type: str
+) -> None:
+    whole, halves = folders(tmp_path, "whole", "halves")
+    settings: dict[str, Any] = {"scheduler_type": scheduler_type, "scheduler_specific_kwargs": {}, "max_steps": 5}
+    train(tiny_experiment(whole, **settings))
+    expected = losses_of(steps)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            train(tiny_experiment(halves, **settings))
+    train(tiny_experiment(halves, resume_from_checkpoint="latest", **settings))
+    assert losses_of(steps) == expected
+
+
 def not_finite_at(monkeypatch: pytest.MonkeyPatch, call: int, value: float) -> None:
     """The model's loss is that value at its so-manyth forward pass in training."""
     real, calls = HierarchicalAutoencoder.forward, [0]
@@ -284,12 +315,13 @@ def test_a_loss_that_is_not_finite_on_the_command_line(
     assert message.startswith("abstractinator: the loss became nan at step 3;")
 
 
-@pytest.mark.parametrize("kept", [1, 3])
-def test_no_learning_rate_can_overwrite_a_good_checkpoint(tmp_path: Path, kept: int) -> None:
-    config = tiny_experiment(tmp_path, checkpoint_interval=1, warmup_steps=0, checkpoints_kept=kept, max_steps=4)
-    with pytest.raises(TrainingError, match="at step"):
-        train(dataclasses.replace(config, learning_rate=1e39))
-    for path in (tmp_path / "checkpoints").glob("*.pt"):
+def test_too_large_a_learning_rate_stops_the_training(tmp_path: Path) -> None:
+    config = tiny_experiment(tmp_path, checkpoint_interval=1, warmup_steps=0, checkpoints_kept=8)
+    with pytest.raises(TrainingError, match=r"at step \d"):
+        train(dataclasses.replace(config, learning_rate=1e30))
+    saved = list((tmp_path / "checkpoints").glob("*.pt"))
+    assert saved
+    for path in saved:
         assert all(torch.isfinite(x).all() for x in load_checkpoint(path)["model"].values())
 
 

@@ -1,0 +1,52 @@
+"""The settings that come with the project: each says what it seems to say, builds, and trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from abstractinator.config import ExperimentConfig, load_experiment
+from abstractinator.settings import to_dict
+from abstractinator.training.optimizers import build_optimizers
+from components.hierarchical_autoencoder import HierarchicalAutoencoder
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = sorted((ROOT / "experiments").glob("*.py"))
+
+
+def test_the_default_file_says_what_the_defaults_are() -> None:
+    assert to_dict(load_experiment(ROOT / "config.py", [])) == to_dict(ExperimentConfig())
+
+
+def test_the_promised_presets_are_there() -> None:
+    assert {"novels", "two_level", "three_level", "fineweb_edu"} <= {path.stem for path in PRESETS}
+
+
+@pytest.mark.parametrize(("name", "levels"), [("two_level", 2), ("three_level", 3), ("novels", 1), ("fineweb_edu", 1)])
+def test_presets_have_as_many_levels_as_their_names_say(name: str, levels: int) -> None:
+    assert len(load_experiment(ROOT / "experiments" / f"{name}.py", []).model.levels) == levels
+
+
+@pytest.mark.parametrize("path", [ROOT / "config.py", *PRESETS], ids=lambda path: path.stem)
+def test_a_preset_makes_a_training_step(path: Path) -> None:
+    config = load_experiment(path, [])
+    torch.manual_seed(0)
+    model = HierarchicalAutoencoder(config.model).train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if "to_logits" in name}
+    optimizers = build_optimizers(
+        model,
+        learning_rate=config.learning_rate,
+        muon_learning_rate=config.muon_learning_rate,
+        weight_decay=config.weight_decay,
+    )
+    losses = model(torch.randint(256, (1, 96)))
+    losses.total.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert torch.isfinite(losses.total)
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+    moved = [name for name, p in model.named_parameters() if name in before and not torch.equal(p, before[name])]
+    assert moved == list(before)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
