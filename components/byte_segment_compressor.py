@@ -140,6 +140,7 @@ class ByteSegmentCompressor(nn.Module):
         self.frozen.fill_(True)
         if self.entropy_model is not None:
             self.entropy_model.requires_grad_(False)
+            self.entropy_model.zero_grad(set_to_none=True)  # a gradient left over would still be stepped on
 
     def encode(self, tokens: Tokens, segments: Segments) -> Encoded:
         """Codes of given segments; each different segment is worked out once. Special tokens become special codes."""
