@@ -264,7 +264,9 @@ class VectorQuantizer(nn.Module):
 
     def _fsq(self, z: Tensor) -> Quantized:
         lattice, codes = self.lattice(self.project_in(z)[None])
-        return Quantized(self.project_out(lattice[0]), codes[0].long(), z.new_zeros(()))
+        # Weights gone astray give NaN here; the code must stay a code, so that the loss can show it.
+        codes = codes[0].long().clamp(0, self.config.codebook_size - 1)
+        return Quantized(self.project_out(lattice[0]), codes, z.new_zeros(()))
 
     def _split(self, z: Tensor) -> Quantized:
         parts = z.chunk(len(self.codebooks), dim=1)
