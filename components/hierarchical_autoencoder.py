@@ -239,7 +239,7 @@ class HierarchicalAutoencoder(nn.Module):
         )
         distinct = compressed.encoded.distinct
         weights = (distinct.counts.float() ** (self.config.repetition_weight - 1))[distinct.of_segment]
-        return nats.sum(), weights @ nats * (len(weights) / weights.sum().clamp(min=1e-9))
+        return nats.sum(), (weights * nats).sum() * (len(weights) / weights.sum().clamp(min=1e-9))
 
 
 def _initialize(module: nn.Module) -> None:

@@ -34,7 +34,7 @@ class TrainingError(ValueError):
     """The training cannot go on; the message says at which step and what to do."""
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):  # like KeyboardInterrupt, so that a run counts as killed, not as failed
     """The training was stopped by a signal after a checkpoint was written."""
 
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
@@ -87,7 +87,6 @@ def _loop(
         if state.step % config.log_interval == 0:
             _log_step(state, result, tracker, bar)
         if interruption.signal is not None:
-            tracker.end("KILLED")
             raise Interrupted(interruption.signal, _save(state, folder))
         if state.step == state.total_steps:
             break  # what is left is done at the end of every run
