@@ -139,7 +139,10 @@ def bytes_back(model: HierarchicalAutoencoder, codes: Tokens, tokens: Tokens, co
     place = torch.arange(len(code_of_byte), device=code_of_byte.device) - first
     there = place < lengths[code_of_byte]
     found = decoded.tokens.ids[(starts[code_of_byte] + place).clamp(max=max(len(decoded.code) - 1, 0)), 0]
-    return there & (found == tokens.ids[:, 0]) & ~tokens.special
+    # Bytes inserted after a code's true end make its last byte an error, so that no wrong text counts as whole.
+    true_lengths = torch.bincount(code_of_byte, minlength=codes.packing.total)
+    overrun = (place == true_lengths[code_of_byte] - 1) & (lengths > true_lengths)[code_of_byte]
+    return there & ~overrun & (found == tokens.ids[:, 0]) & ~tokens.special
 
 
 def _report(model: HierarchicalAutoencoder, counts: _Counts) -> HeldOutReport:
