@@ -1,35 +1,41 @@
-"""The command line: `abstractinator train | generate | info`.
+"""The command line: `abstractinator train | generate | evaluate | info`.
 
 A user's mistake ends in one clear line and exit status 2, never in a traceback; a stop by Ctrl-C or SIGTERM
-in 130 or 143, after a checkpoint was written.
+in 130 or 143, after a checkpoint was written; a reader who went away (`| head`) quietly in 141, and a training that
+notices it in the middle writes a checkpoint first.
 """
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from abstractinator import __version__
+from abstractinator.evaluation.options import EvaluationOptions, add_options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a subcommand and returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _options(_parser(), arguments)
     _quiet_libraries()
     try:
         command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
+        status = command(options)
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:
-        # The reader went away (`| head`): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        # Nothing more can be said; what is left in the buffers must not raise again at exit.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
         print(f"abstractinator: {error}", file=sys.stderr)
         return 2
@@ -38,12 +44,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _options(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The parsed command line. Overrides may stand anywhere in it: argparse alone takes one run of them."""
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (options.command is not _train or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="abstractinator", description="Bytes of text into learned discrete codes, and back."
     )
     parser.add_argument("--version", action="version", version=f"abstractinator {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | generate | info")
+    commands = parser.add_subparsers(required=True, metavar="train | generate | evaluate | info")
 
     train = commands.add_parser(
         "train", help="train a model", description="Trains a model; Ctrl-C writes a checkpoint."
@@ -58,14 +74,26 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="continue a prompt", description="Continues a prompt.")
     generate.add_argument("checkpoint", help="a checkpoint_step*.pt")
     generate.add_argument("prompt", help="text to continue; - reads it from standard input")
-    generate.add_argument("--mode", choices=("plan", "exact"), default="plan", help="see the README (default: plan)")
+    generate.add_argument("--mode", choices=("plan", "exact", "speculative"), default="plan", help="see the README")
     generate.add_argument("--max-new-bytes", type=int, default=256)
     generate.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
     generate.add_argument("--top-k", type=int, default=0, help="0 is all (default)")
     generate.add_argument("--top-p", type=float, default=0.95)
+    generate.add_argument(
+        "--no-repeat-ngram-size", type=int, default=0, help="no string of so many bytes comes twice; 0 is off (default)"
+    )
+    generate.add_argument("--stop", action="append", default=[], help="end before this text; may be given many times")
     generate.add_argument("--seed", type=int, default=None)
     generate.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     generate.set_defaults(command=_generate)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="run lm-evaluation-harness",
+        description="Runs tasks of lm-evaluation-harness on a checkpoint, or on any of the harness's own models.",
+    )
+    add_options(evaluate)
+    evaluate.set_defaults(command=_evaluate)
 
     info = commands.add_parser("info", help="what a checkpoint is", description="Shows what a checkpoint holds.")
     info.add_argument("checkpoint", help="a checkpoint_step*.pt")
@@ -101,21 +129,41 @@ def _generate(options: argparse.Namespace) -> int:
     from abstractinator.data import text_to_bytes
     from abstractinator.device import pick_device
     from abstractinator.training.run_state import load_model
+    from components.generation import stream_bytes
+    from components.sampling import GenerationConfig
 
     prompt = sys.stdin.buffer.read() if options.prompt == "-" else text_to_bytes(options.prompt)
-    model, _ = load_model(options.checkpoint, pick_device(options.device))
-    text = model.generate_bytes(
-        prompt,
+    config = GenerationConfig(
         mode=options.mode,
         max_new_bytes=options.max_new_bytes,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+        stop=tuple(options.stop),
         seed=options.seed,
     )
-    sys.stdout.buffer.write(text + b"\n")
-    sys.stdout.buffer.flush()
+    model, _ = load_model(options.checkpoint, pick_device(options.device))
+    # A terminal, and most readers, want whole characters: a cut one waits for its rest, a broken one is replaced.
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for piece in stream_bytes(model, [prompt], config):
+        _show(decoder.decode(piece.data))
+    _show(decoder.decode(b"", final=True) + "\n")
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    wanted = EvaluationOptions.of(options)
+
+    from abstractinator.evaluation.harness import evaluate
+
+    evaluate(wanted)
+    return 0
+
+
+def _show(text: str) -> None:
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
 
 
 def _info(options: argparse.Namespace) -> int:

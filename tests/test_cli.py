@@ -16,8 +16,16 @@ from tiny_runs import tiny_experiment, write_config
 from abstractinator import __version__, cli
 from abstractinator.settings import to_dict
 from abstractinator.training.checkpoint import save_checkpoint
+from components import generation
 
 SHAPE = "information"
+LOSS_WEIGHTS = (
+    "predict_loss_weight",
+    "reconstruction_loss_weight",
+    "top_lm_loss_weight",
+    "aux_lm_loss_weight",
+    "repetition_weight",
+)
 Output = pytest.CaptureFixture[str]
 
 
@@ -77,6 +85,10 @@ def mistake(capsys: Output, arguments: list[str]) -> str:
         ("model.levels.0.compressor.entropy_model.ngram_width=0", ["ngram_width", "at least 1"]),
         ("model.top_transformer_config.ngram_sizes=[0]", ["ngram_sizes", "at least 1"]),
         ("max_steps=0", ["max_steps", "at least 1"]),
+        ("seed=-1", ["seed", "0 or more"]),
+        ("weight_decay=-0.1", ["weight_decay", "0 or more"]),
+        ("warmup_steps=-1", ["warmup_steps", "0 or more"]),
+        *((f"model.{name}=-1", [name, "0 or more"]) for name in LOSS_WEIGHTS),
         ("sample_prompt_for_generation=", ["sample_prompt_for_generation", "empty"]),
         ("scheduler_type=cosin", ["cosin"]),
         ("data.path=nowhere", ["nowhere", "does not exist"]),
@@ -128,6 +140,8 @@ def test_a_checkpoint_that_is_none(tmp_path: Path, saved: str, capsys: Output, c
         (["a", "--max-new-bytes", "0"], "max_new_bytes"),
         (["a", "--temperature", "-1"], "temperature"),
         (["a", "--top-p", "2"], "top_p"),
+        (["a", "--stop", ""], "stop"),
+        (["a", "--no-repeat-ngram-size", "1"], "no_repeat_ngram_size"),
     ],
     ids=str,
 )
@@ -135,8 +149,8 @@ def test_a_mistake_in_a_generation(saved: str, capsys: Output, arguments: list[s
     assert word in mistake(capsys, ["generate", saved, *arguments])
 
 
-@pytest.mark.parametrize("mode", ["plan", "exact"])
-def test_generate_writes_bytes(
+@pytest.mark.parametrize("mode", ["plan", "exact", "speculative"])
+def test_generate_writes_text(
     saved: str, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     prompt = b"\xff\x00 cat\n\xfe"
@@ -146,8 +160,32 @@ def test_generate_writes_bytes(
     expected = tiny_model(SHAPE).generate_bytes(
         prompt, mode=mode, max_new_bytes=20, temperature=0.8, top_p=0.95, top_k=0, seed=1
     )
-    assert capfdbinary.readouterr().out == expected + b"\n"
+    assert capfdbinary.readouterr().out == expected.decode("utf-8", "replace").encode() + b"\n"
     assert expected
+
+
+def test_characters_are_written_whole(
+    saved: str, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However their bytes come, and what is no character is shown as one that says so."""
+    text = "aé€😀".encode() + b"\xff" + b"z" + "€".encode()[:2]
+    shown = []
+    monkeypatch.setattr(cli, "_show", shown.append)
+    monkeypatch.setattr(
+        generation, "stream_bytes", lambda *_: (generation.Piece(0, text[i : i + 1]) for i in range(len(text)))
+    )
+    assert cli.main(["generate", saved, "a", "--device", "cpu"]) == 0
+    assert "".join(shown) == "aé€😀\ufffdz\ufffd\n"
+    assert [part for part in shown if part] == ["a", "é", "€", "😀", "\ufffd", "z", "\ufffd\n"]
+
+
+def test_a_stop_string_is_not_written(saved: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    options = ["--mode", "exact", "--max-new-bytes", "60", "--seed", "1", "--device", "cpu", "--temperature", "1"]
+    assert cli.main(["generate", saved, "the cat", *options]) == 0
+    whole = capfdbinary.readouterr().out[:-1].decode()
+    stop = next(whole[i : i + 2] for i in range(5, len(whole)) if "\ufffd" not in whole[i : i + 2])
+    assert cli.main(["generate", saved, "the cat", *options, "--stop", "never there", f"--stop={stop}"]) == 0
+    assert capfdbinary.readouterr().out[:-1].decode() == whole[: whole.index(stop)]
 
 
 def test_info_shows_what_a_checkpoint_is(saved: str, capsys: Output) -> None:
@@ -166,6 +204,29 @@ def test_show_prints_the_settings_and_trains_nothing(tmp_path: Path, config: str
     assert cli.main(["train", "--config", config, "--show", "learning_rate=0.5"]) == 0
     assert json.loads(capsys.readouterr().out)["learning_rate"] == 0.5
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_overrides_stand_anywhere_and_the_last_counts(config: str, capsys: Output) -> None:
+    line = ["train", "batch_size=3", "seed=1", "--config", config, "seed=2", "--show", "seed=3", "max_steps=4"]
+    assert cli.main(line) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [shown[name] for name in ("batch_size", "seed", "max_steps")] == [3, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        (["train", "--sho", "x=1", "--shwo"], "--shwo"),
+        (["info", "x.pt", "seed=1"], "seed=1"),
+        (["generate", "x.pt", "a", "b"], "b"),
+    ],
+    ids=str,
+)
+def test_what_is_no_option_is_refused(capsys: Output, line: list[str], word: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(line)
+    assert left.value.code == 2
+    assert f"unrecognized arguments: {word}" in capsys.readouterr().err
 
 
 def test_without_a_file_the_settings_are_those_of_config_py_here(tmp_path: Path, config: str, capsys: Output) -> None:

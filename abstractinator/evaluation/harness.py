@@ -1,0 +1,190 @@
+"""A run of lm-evaluation-harness: checks first, then its own work, table and files."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
+from lm_eval.api.registry import get_model
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import make_table, sanitize_model_name
+
+import abstractinator.evaluation.hierarchical_aelm  # noqa: F401  registers hier_ae
+from abstractinator.evaluation.model_args import parse_model_args
+from abstractinator.evaluation.options import EvaluationOptions
+from abstractinator.training.tracking import start_tracking
+
+
+def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
+    """Evaluates, prints the harness's table and returns its results; None on all processes but the first.
+
+    Raises ValueError or OSError, before any request is scored, for options, tasks and checkpoints that are none.
+    """
+    model_args = _model_args(options)
+    if options.output_path is not None:
+        _check_writable(options.output_path)
+    manager, names = find_tasks(options.task_names, options.include_path, model_args)
+    lm = _model(options, model_args)
+    tasks = load_tasks(names, manager)
+    tracker = EvaluationTracker(output_path=options.output_path)
+    random_seed, numpy_seed, torch_seed, fewshot_seed = options.seeds
+    with redirect_stdout(sys.stderr):  # where what it says on the way belongs
+        results = simple_evaluate(
+            model=lm,
+            model_args=model_args,
+            tasks=tasks,
+            num_fewshot=options.num_fewshot,
+            batch_size=options.batch_size,
+            device=options.device,
+            gen_kwargs=parse_model_args(list(options.gen_kwargs)) or None,
+            limit=options.limit,
+            log_samples=options.log_samples,
+            evaluation_tracker=tracker,
+            task_manager=manager,
+            random_seed=random_seed,
+            numpy_random_seed=numpy_seed,
+            torch_random_seed=torch_seed,
+            fewshot_random_seed=fewshot_seed,
+        )
+    _leave_the_others()
+    if results is None:
+        return None
+    results["config"]["model"] = tracker.general_config_tracker.model_source = options.model
+    _save(results, tracker, model_args)
+    text = _report(results, options)
+    print(text)
+    if options.mlflow is not None:
+        _record(results, options, text)
+    return results
+
+
+def _model_args(options: EvaluationOptions) -> dict[str, Any]:
+    arguments = parse_model_args(list(options.model_args))
+    if options.model == "hf" and "use_accelerate" in arguments:
+        arguments["parallelize"] = arguments.pop("use_accelerate")  # what the harness calls it today
+    return arguments
+
+
+def _model(options: EvaluationOptions, model_args: dict[str, Any]) -> LM:
+    """The model, made as the harness makes it."""
+    return get_model(options.model).create_from_arg_obj(
+        model_args, {"batch_size": options.batch_size, "device": options.device}
+    )
+
+
+def _leave_the_others() -> None:
+    """Ends the talk between processes: threads that Python finds running when it ends would abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+# ---- tasks -------------------------------------------------------------------------------------------------
+
+
+def find_tasks(
+    names: list[str], include_path: str | None = None, metadata: dict[str, Any] | None = None
+) -> tuple[TaskManager, list[str]]:
+    """The tasks, groups, tags and task files that names and patterns stand for; their data are not touched.
+
+    include_path: a folder of task files besides the harness's own. metadata: what tasks may ask of the model's
+    arguments. Raises ValueError for a name that does not exist, with the nearest.
+    """
+    manager = TaskManager(include_path=include_path, metadata=metadata)
+    found: list[str] = []
+    for name in names:
+        matches = [name] if Path(name).suffix == ".yaml" and Path(name).is_file() else manager.match_tasks([name])
+        if not matches:
+            near = difflib.get_close_matches(name, manager.all_tasks, 3, cutoff=0.5)
+            advice = f"the nearest are {', '.join(near)}" if near else "`lm-eval ls tasks` lists them"
+            raise ValueError(f"there is no task {name!r}; {advice}")
+        found += matches
+    return manager, list(dict.fromkeys(found))
+
+
+def load_tasks(names: list[str], manager: TaskManager) -> list[Any]:
+    """Tasks and groups with their data, as simple_evaluate takes them.
+
+    Raises ValueError where the data cannot be had.
+    """
+    return [task for name in names for task in _loaded(name, manager)]
+
+
+def _loaded(name: str, manager: TaskManager) -> list[Any]:
+    """The task, the group, or the tasks of the tag of this name."""
+    try:
+        loaded = manager.load([name])
+    except ConnectionError as error:
+        raise ValueError(
+            f"the data of task {name} are on the Hugging Face hub, which cannot be reached ({_first_line(error)}). Run "
+            f"once with a network, so that they are kept, or use local files: write a task file with `dataset_path: "
+            f"json` and `dataset_kwargs: {{data_files: {{test: FILE.jsonl}}}}`, and give its folder as --include_path"
+        ) from error
+    except Exception as error:  # whatever a task file, its code or its data can do wrong
+        why = error.__cause__ if isinstance(error.__cause__, Exception) else error  # datasets hides it there
+        raise ValueError(f"task {name} cannot be loaded: {type(why).__name__}: {_first_line(why)}") from error
+    group = loaded.get("groups", {}).get(name)
+    return [group] if group is not None else list(loaded["tasks"].values())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
+# ---- results -----------------------------------------------------------------------------------------------
+
+
+def _check_writable(path: str) -> None:
+    """Raises ValueError where the results could not be written at the end."""
+    folder = Path(path).parent if Path(path).suffix == ".json" else Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output_path={path} cannot be written to ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--output_path={path} cannot be written to")
+
+
+def _save(results: dict[str, Any], tracker: EvaluationTracker, model_args: dict[str, Any]) -> None:
+    """The harness's files, under --output_path if there is one. Takes the samples out of the results."""
+    if "checkpoint" in model_args:  # the harness knows no such argument and would make up a name for the folder
+        name = tracker.general_config_tracker.model_name = str(model_args["checkpoint"])
+        tracker.general_config_tracker.model_name_sanitized = sanitize_model_name(name)
+    samples = results.pop("samples", None)
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for task, task_samples in (samples or {}).items():
+        tracker.save_results_samples(task_name=task, samples=task_samples)
+
+
+def _report(results: dict[str, Any], options: EvaluationOptions) -> str:
+    """The harness's table under a line that says what was measured, and how."""
+    config = results["config"]
+    scoring = f", scoring: {config['scoring']}" if "scoring" in config else ""
+    line = (
+        f"{options.model} ({', '.join(f'{k}={v}' for k, v in config['model_args'].items())}){scoring}, "
+        f"limit: {options.limit}, num_fewshot: {options.num_fewshot}, batch_size: {options.batch_size}"
+    )
+    tables = [make_table(results)] + ([make_table(results, "groups")] if "groups" in results else [])
+    return "\n".join([line, *tables])
+
+
+def _record(results: dict[str, Any], options: EvaluationOptions, text: str) -> None:
+    """Settings, every number and the table, as a run of the project in ./mlruns."""
+    metrics = {
+        f"{task}/{name}".replace(",none", "").replace(",", "/"): float(value)
+        for task, values in results["results"].items()
+        for name, value in values.items()
+        if isinstance(value, int | float) and name != "sample_len"
+    }
+    with start_tracking(options.mlflow, f"evaluate {options.model}") as tracker:
+        tracker.log_config({key: value for key, value in results["config"].items() if value is not None})
+        tracker.log_metrics(metrics, step=results["config"].get("checkpoint_steps", 0))
+        tracker.log_text(text, "results.txt")

@@ -1,0 +1,8 @@
+"""Evaluates a model: `python evaluate.py --model_args checkpoint=FILE --tasks lambada_openai,hellaswag`."""
+
+import sys
+
+from abstractinator.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,159 @@
+"""The check that ends all debate: a text coded with the probabilities that were scored takes the score's bits, and
+comes back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny_evaluation import SHAPES, TEXT, Decoder, Encoder, model_of
+from tiny_models import rows_of
+
+from abstractinator.evaluation.scoring import (
+    Passage,
+    next_byte_logits,
+    scores_from_logits,
+    two_part_scores,
+)
+from components.hierarchical_autoencoder import HierarchicalAutoencoder, Level
+from components.packing import Packing
+from components.segmentation import Segments
+from components.tokens import BYTES, Tokens, pack_bytes
+
+Coder = Encoder | Decoder
+CASES = [(shape, weights) for shape in SHAPES for weights in ("random", "trained")]
+SLACK = 2.1  # bits: what ending a code takes, and rounding frequencies
+
+
+def code_bytes(model: HierarchicalAutoencoder, coder: Coder, passage: Passage, length: int) -> bytes:
+    """Codes `length` bytes one by one on the predict path; an Encoder takes them from the passage."""
+    done = b""
+    for place in range(length):
+        logits = next_byte_logits(model, [Passage(passage.context + done, b"\0")])[0]
+        true = passage.continuation[place] if isinstance(coder, Encoder) else None
+        done += bytes([coder.symbol(logits, true)])
+    return done
+
+
+@pytest.mark.parametrize(("shape", "weights"), CASES)
+def test_an_exact_score_is_the_length_of_a_code(shape: str, weights: str) -> None:
+    model, passage = model_of(shape, weights), Passage(TEXT[:9], TEXT[9:33])
+    (score,) = scores_from_logits(next_byte_logits(model, [passage]), [passage])
+    encoder = Encoder()
+    code_bytes(model, encoder, passage, len(passage.continuation))
+    bits = score.nats / math.log(2)
+    assert bits - 0.1 <= len(encoder.bits) <= bits + SLACK
+    context = Passage(passage.context, b"")
+    assert code_bytes(model, Decoder(encoder.bits), context, len(passage.continuation)) == passage.continuation
+
+
+# ---- two parts ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A text as the tokens of all levels. ids: from the bytes up, (T, Q) each. lengths: per level, of its segments.
+    firsts: per level of ids, the first token that belongs to the highest code `firsts[-1]` or a later one.
+    """
+
+    ids: list[torch.Tensor]
+    lengths: list[list[int]]
+    firsts: list[int]
+
+
+def tree_of(model: HierarchicalAutoencoder, passage: Passage) -> Tree:
+    """The tree of a passage; what its firsts leave out is known from the context alone."""
+    compressed = model.compress(pack_bytes(rows_of([passage.context + passage.continuation])))
+    index = passage.first_scored
+    for level in compressed:
+        index = int(level.segments.of_token[index])
+    firsts = [index]
+    for level in reversed(compressed):
+        firsts.insert(0, int((level.segments.of_token < firsts[0]).sum()))
+    ids = [compressed[0].tokens.ids, *(level.codes.ids for level in compressed)]
+    return Tree(ids, [level.segments.lengths.tolist() for level in compressed], firsts)
+
+
+@torch.no_grad()
+def code_tree(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: int) -> bytes:
+    """Codes first, then down, level by level → the bytes from where the coding begins.
+
+    An Encoder reads the whole tree, a Decoder no more of it than lies before `firsts`.
+    """
+    tokens = _code_top(model, coder, tree, codes)
+    context = model.top(tokens)
+    for i in reversed(range(len(model.levels))):
+        level, (tokens, segments) = model.levels[i], _code_level(model.levels[i], coder, tree, i, tokens, context)
+        if i > 0:
+            tokens = model.levels[i - 1].with_vectors(tokens)
+            context = level.expander.predict(context, tokens, segments)
+    return bytes(tokens.ids[tree.firsts[0] :, 0].tolist())
+
+
+def _code_top(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: int) -> Tokens:
+    """The highest codes one by one, each slot given the slots before."""
+    top, ids = model.top, tree.ids[-1][: tree.firsts[-1]]
+
+    def known() -> Tokens:
+        packing = Packing.from_lengths(torch.tensor([len(ids)]))
+        return model.levels[-1].with_vectors(Tokens(ids, packing, top.alphabet))
+
+    for place in range(tree.firsts[-1], codes):
+        true = tree.ids[-1][place].tolist() if isinstance(coder, Encoder) else [None] * top.alphabet.slots
+        ids = torch.cat([ids, torch.zeros(1, top.alphabet.slots, dtype=torch.int64)])
+        context = top(known())[-1:]  # what stands at a place does not enter the context before it
+        for slot in range(top.alphabet.slots):
+            ids[place, slot] = coder.symbol(top.head.slot_logits(context, ids[place:, :slot])[0], true[slot])
+    return known()
+
+
+def _code_level(
+    level: Level, coder: Coder, tree: Tree, i: int, codes: Tokens, context: torch.Tensor
+) -> tuple[Tokens, Segments]:
+    """The tokens of every segment given its code, place by place, to its end."""
+    expander, size = level.expander, level.compressor.alphabet.codebook_size
+    hidden = expander.places(codes.vectors, context)
+    slots = expander.head.logits(expander.place_norm(expander.place_mlp(hidden)).flatten(0, 1))
+    slots = [slot.view(len(context), expander.longest, -1) for slot in slots]
+    rows: list[list[int]] = []
+    lengths: list[int] = []
+    for segment in range(len(context)):
+        start = len(rows)
+        if segment < tree.firsts[i + 1]:
+            rows += tree.ids[i][start : start + tree.lengths[i][segment]].tolist()
+        else:
+            true = (
+                tree.ids[i][start : start + tree.lengths[i][segment]].tolist() if isinstance(coder, Encoder) else None
+            )
+            for place in range(expander.longest):
+                ends = [size] + [0] * (len(slots) - 1)
+                symbols = [*true, ends][place] if true is not None else [None] * len(slots)
+                first = coder.symbol(slots[0][segment, place], symbols[0])
+                if first == size:
+                    break
+                others = [coder.symbol(slots[q][segment, place], symbols[q]) for q in range(1, len(slots))]
+                rows.append([first, *others])
+        lengths.append(len(rows) - start)
+    packing = Packing.from_lengths(torch.tensor(lengths))
+    tokens = Tokens(torch.tensor(rows), Packing.from_lengths(torch.tensor([len(rows)])), level.compressor.alphabet)
+    return tokens, Segments(codes.packing, packing.rows, packing.positions, packing.lengths, packing.rows)
+
+
+@pytest.mark.parametrize("context", [b"", TEXT[:9], TEXT[:21]], ids=len)
+@pytest.mark.parametrize(("shape", "weights"), CASES)
+def test_a_two_part_score_is_the_length_of_a_code(shape: str, weights: str, context: bytes) -> None:
+    model, passage = model_of(shape, weights), Passage(context, TEXT[21:45])
+    (score,) = two_part_scores(model, [passage])
+    tree, encoder = tree_of(model, passage), Encoder()
+    codes = len(tree.ids[-1])
+    code_tree(model, encoder, tree, codes)
+    bits = score.nats / math.log(2)
+    assert bits - 0.1 <= len(encoder.bits) <= bits + SLACK
+    # The reader has the context, from which it knows all that lies before the first coded segment.
+    known = tree_of(model, Passage(context, b"\0"))
+    assert known.firsts == tree.firsts
+    text = context + passage.continuation
+    assert code_tree(model, Decoder(encoder.bits), known, codes) == text[tree.firsts[0] - 1 :]
+    assert BYTES.bos not in tree.ids[0][tree.firsts[0] :]

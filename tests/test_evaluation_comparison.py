@@ -1,0 +1,91 @@
+"""What the model is compared with under the harness, and the benchmark that compares."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lm_eval.tasks import TaskManager
+from tiny_evaluation import requests_of, write_tasks
+from tiny_models import rows_of, tiny_config
+from tiny_runs import write_text
+
+from abstractinator.evaluation import harness
+from abstractinator.evaluation.scoring import Passage
+from abstractinator.settings import to_dict
+from benchmarks import real_evaluation
+from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
+from benchmarks.flat_transformer import FlatByteTransformer
+from components.sampling import GenerationConfig
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> FlatLM:
+    torch.manual_seed(0)
+    model = FlatByteTransformer(32, 2, 2)
+    for block in model.blocks:  # not the identity that a block begins as
+        torch.nn.init.normal_(block.attention.to_out.weight, std=0.3)
+    save_flat(tmp_path / "flat.pt", model, sequence_length=64)
+    return FlatLM(str(tmp_path / "flat.pt"), device="cpu")
+
+
+def test_flat_scores_are_its_own_without_the_classes_that_cannot_follow(flat: FlatLM) -> None:
+    (score,) = flat.score([Passage(b"the cat", b" sat")])
+    logits = flat.model.logits(rows_of([b"the cat sat"]))[0].detach()
+    logits[:, [256, 258]] = -math.inf
+    log_p = logits.log_softmax(-1)
+    assert score.nats == pytest.approx(-sum(float(log_p[7 + i, byte]) for i, byte in enumerate(b" sat")), abs=1e-4)
+
+
+def test_flat_scores_depend_on_no_batch_and_have_no_more_than_one_to_give(flat: FlatLM) -> None:
+    passages = [Passage(b"a" * n, b"bc"[: 1 + n % 2], begins=bool(n % 3)) for n in range(1, 9)]
+    alone = [flat.score([passage])[0].nats for passage in passages]
+    assert [score.nats for score in flat.score(passages)] == pytest.approx(alone, abs=1e-3)
+    every = flat.score([Passage(b"the", bytes([byte])) for byte in range(256)])
+    assert 0.9 < sum(math.exp(-score.nats) for score in every) < 1
+
+
+def test_flat_writes_what_it_finds_most_probable(flat: FlatLM) -> None:
+    config = GenerationConfig(mode="exact", max_new_bytes=6, temperature=0.0)
+    texts = flat.write([b"the cat", b"a"], config)
+    for prompt, text in zip((b"the cat", b"a"), texts, strict=True):
+        assert flat.score([Passage(prompt, text)])[0].is_greedy
+
+
+def test_chance_takes_the_logarithm_of_its_choices() -> None:
+    lm = ChanceLM()
+    assert lm.loglikelihood(requests_of("loglikelihood", [("a", "bcd")]), True)[0][0] == pytest.approx(
+        -3 * math.log(257)
+    )
+    assert [len(text) for text in lm.write([b"a", b"b"], GenerationConfig(max_new_bytes=5))] == [5, 5]
+
+
+def test_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(harness, "TaskManager", partial(TaskManager, include_defaults=False))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    config = tmp_path / "tiny.py"
+    config.write_text(f"exp_config = { ({'model': to_dict(tiny_config('information'))})!r}\n")
+    common = ["--tasks", "tiny_choice,tiny_text", "--include-path", write_tasks(tmp_path / "tasks"), "--limit", "2"]
+    common += ["--output", str(tmp_path / "result.json")]
+    sizes = {"seconds": 0.4, "slice-seconds": 0.2, "sequence-length": 64, "batch-size": 2, "held-out-bytes": 512}
+    paths = {"config": config, "data": write_text(tmp_path / "text"), "keep": tmp_path / "kept"}
+    training = [word for name, value in (sizes | paths).items() for word in (f"--{name}", str(value))]
+    real_evaluation.main([*common, *training])
+    first = json.loads((tmp_path / "result.json").read_text())["models"]
+    assert [one["name"] for one in first] == ["exact", "two-part", "flat", "chance"]
+    assert [one["requests"] for one in first] == [6, 6, 6, 6]
+    chance = first[3]["results"]["tiny_text"]["bits_per_byte,none"]
+    assert chance == pytest.approx(math.log2(257), abs=1e-3)
+    printed = capsys.readouterr().out
+    assert "tiny_text bits_per_byte" in printed and "requests per second" in printed
+
+    files = ["--ours", str(tmp_path / "kept" / "ours.pt"), "--flat", str(tmp_path / "kept" / "flat.pt")]
+    real_evaluation.main([*common, *files])
+    second = json.loads((tmp_path / "result.json").read_text())["models"]
+    assert [one["results"] for one in second] == [one["results"] for one in first]
+    with pytest.raises(SystemExit):
+        real_evaluation.main([*common, *files[:2]])
