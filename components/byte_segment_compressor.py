@@ -21,7 +21,6 @@ from components.segmentation import (
     check_rule,
     distinct_segments,
 )
-from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.tokens import Alphabet, Tokens
 from components.transformer import ResidualMLP, RMSNorm
@@ -58,7 +57,7 @@ class CompressorConfig:
 class Encoded:
     """codes: the segments as tokens of the next level, S of them. distinct: the different segments, U of them.
 
-    quantizer_loss: scalar.
+    quantizer_loss: scalar, squared distances.
     """
 
     codes: Tokens
@@ -71,7 +70,8 @@ class Compressed:
     """What a compressor makes of its tokens.
 
     tokens: those that went in. segments: how they were cut. entropies: (T,) or None where the rule needs
-    none. entropy_nats: (T,) −log p of the entropy model, None once it is frozen. encoded: the codes.
+    none. entropy_nats: (T,) −log p of the entropy model, None where it does not learn: without one, once it is
+    frozen, and without gradients. encoded: the codes.
     """
 
     tokens: Tokens
@@ -118,22 +118,26 @@ class ByteSegmentCompressor(nn.Module):
         self.quantizer = VectorQuantizer(config.quantizer, config.width, groups=longest)
         self.register_buffer("frozen", torch.tensor(False))
 
-    def forward(self, tokens: Tokens, caches: list[AttentionCache] | None = None) -> Compressed:
-        """tokens: T of them, packed → Compressed. `caches`, empty ones, are filled for the entropy model's `step`."""
-        entropies, nats = self.measure(tokens, caches)
+    def forward(self, tokens: Tokens) -> Compressed:
+        """tokens: T of them, packed → Compressed."""
+        entropies, nats = self.measure(tokens)
         segments = self.segmenter(tokens, entropies)
         return Compressed(tokens, segments, entropies, nats, self.encode(tokens, segments))
 
-    def measure(
-        self, tokens: Tokens, caches: list[AttentionCache] | None = None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats once frozen."""
+    def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
+        """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats where it does not
+        learn (see Compressed)."""
         if self.entropy_model is None:
             return None, None
         if self.frozen or not torch.is_grad_enabled():
             with torch.no_grad():
-                return self.entropy_model(tokens, caches)[0], None
-        return self.entropy_model(tokens, caches)
+                return self.entropy_model(tokens)[0], None
+        return self.entropy_model(tokens)
+
+    def foresee(self, tokens: Tokens, segments: Segments) -> Segments:
+        """Segments of tokens whose codes were given, with the context that `forward` gives the same tokens."""
+        entropies, _ = self.measure(tokens)
+        return self.segmenter.foresee(tokens, entropies, segments)
 
     def freeze(self) -> None:
         """Ends the training of entropy model and threshold, for good: boundaries stay where they are."""
@@ -145,17 +149,25 @@ class ByteSegmentCompressor(nn.Module):
     def encode(self, tokens: Tokens, segments: Segments) -> Encoded:
         """Codes of given segments; each different segment is worked out once. Special tokens become special codes."""
         distinct = distinct_segments(tokens, segments)
-        first = distinct.segments.first_tokens
-        plain = ~distinct.tokens.special[first]  # (U,)
-        quantized = self.quantizer(self.pooled(distinct.tokens, distinct.segments)[plain])
-        number = distinct.tokens.ids[first, 0] - self.alphabet.codebook_size + self.code_alphabet.codebook_size
+        ids, vectors, loss = self._quantize(distinct.tokens, distinct.segments)
+        each = distinct.of_segment
+        return Encoded(Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each]), distinct, loss)
+
+    def encode_each(self, tokens: Tokens, segments: Segments) -> Tokens:
+        """The codes of `encode`, for a few segments that need not be compared with each other."""
+        ids, vectors, _ = self._quantize(tokens, segments)
+        return Tokens(ids, segments.packing, self.code_alphabet, vectors)
+
+    def _quantize(self, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (S, Q) of the segments, their vectors (S, D), and the quantizer's loss."""
+        first = segments.first_tokens
+        plain = ~tokens.special[first]  # (S,)
+        quantized = self.quantizer(self.pooled(tokens, segments)[plain])
+        number = tokens.ids[first, 0] - self.alphabet.codebook_size + self.code_alphabet.codebook_size
         ids = number[:, None].repeat(1, self.code_alphabet.slots)
         ids[plain] = quantized.codes
         vectors = quantized.vectors.new_zeros(len(first), self.config.width)
-        vectors = vectors.index_put((plain.nonzero()[:, 0],), quantized.vectors)
-        each = distinct.of_segment
-        codes = Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each])
-        return Encoded(codes, distinct, quantized.loss)
+        return ids, vectors.index_put((plain.nonzero()[:, 0],), quantized.vectors), quantized.loss
 
     def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, D) what the quantizer reads: a function of each segment's own tokens."""

@@ -20,7 +20,7 @@ from components.segmentation import Segments
 from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import NOTHING, ParallelHead
-from components.tokens import Alphabet, Tokens
+from components.tokens import Alphabet, NextTokens, Tokens
 from components.transformer import GroupedLinear, ResidualMLP, RMSNorm, SlidingWindowTransformer, TransformerConfig
 
 
@@ -67,7 +67,7 @@ class CodeExpander(nn.Module):
         lower_vector_width: int = 0,
     ) -> None:
         super().__init__()
-        self.config, self.alphabet, self.longest = config, alphabet, longest
+        self.config, self.alphabet, self.longest, self.context_width = config, alphabet, longest, context_width
         places_width = longest * config.place_width
         self.from_vector = GroupedLinear(vector_width, places_width, groups=longest)
         self.from_code_context = nn.Linear(context_width, places_width, bias=False)
@@ -133,31 +133,24 @@ class CodeExpander(nn.Module):
 
     # predict: context and tokens so far → the next token's hidden vector
 
-    def predict(
-        self, context: Tensor, tokens: Tokens, segments: Segments, caches: list[AttentionCache] | None = None
-    ) -> Tensor:
+    def predict(self, context: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
         """(T, D') what is known of token t before it: from tokens < t and the context of its segment.
 
         context: (S, C), vector s made from segments before s alone. Token t itself, and whether it turned out
         special, change nothing here: see Segments.context.
         """
         x = tokens.packing.shift(self.embedding(tokens), self.start) + self.from_context(context)[segments.context]
-        return self.predictor(x, tokens.packing, caches)
+        return self.predictor(x, tokens.packing)
 
     def begin(self, context: Tensor, caches: list[AttentionCache], rows: Tensor) -> Tensor:
-        """`predict` for the first token of rows (R,), context (R, C) → (R, D')."""
+        """`predict` for the first token of rows (R,), context (R, 1, C) → (R, 1, D')."""
         x = self.start.to(context.dtype) + self.from_context(context)
-        return self.predictor.step(x, caches, rows)
+        return self.predictor.step(x, caches, rows, torch.zeros_like(rows)[:, None])
 
-    def step(
-        self,
-        context: Tensor,
-        ids: Tensor,
-        past: Tensor,
-        vectors: Tensor | None,
-        caches: list[AttentionCache],
-        rows: Tensor,
-    ) -> Tensor:
-        """`predict` for the token after ids (R, Q), with hashes past (R, reach) and context (R, C) → (R, D')."""
-        x = self.embedding.embed(ids, past, vectors) + self.from_context(context)
-        return self.predictor.step(x, caches, rows)
+    def step(self, context: Tensor, tokens: NextTokens, caches: list[AttentionCache]) -> Tensor:
+        """`predict` for the token after each of these (R, n) → (R, n, D').
+
+        context: (R, n, C) before the segments that the tokens after these belong to.
+        """
+        x = self.embedding.embed(tokens.ids, tokens.ngrams, tokens.vectors) + self.from_context(context)
+        return self.predictor.step(x, caches, tokens.rows, tokens.positions + 1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import DepthHead, targets_of
-from components.tokens import Alphabet, Tokens
+from components.tokens import Alphabet, NextTokens, Tokens
 from components.transformer import SlidingWindowTransformer, TransformerConfig
 
 
@@ -49,21 +49,21 @@ class CodeSequenceTransformer(nn.Module):
         self.transformer = SlidingWindowTransformer(config.transformer)
         self.head = DepthHead(width, alphabet)
 
-    def forward(self, codes: Tokens, caches: list[AttentionCache] | None = None) -> Tensor:
+    def forward(self, codes: Tokens) -> Tensor:
         """→ (S, D): vector s is the context before code s, made from the codes before it in its row."""
         x = codes.packing.shift(self.embedding(codes), self.start)
-        return self.transformer(x, codes.packing, caches)
+        return self.transformer(x, codes.packing)
 
     def nats(self, context: Tensor, codes: Tokens) -> Tensor:
         """−log p(code s | codes before it): (S,). BOS is not predicted and counts 0, EOS is."""
         return self.head.nats(context, targets_of(codes))
 
     def begin(self, caches: list[AttentionCache], rows: Tensor) -> Tensor:
-        """The context before the first code of rows (R,) → (R, D)."""
-        return self.transformer.step(self.start.expand(len(rows), -1), caches, rows)
+        """The context before the first code of rows (R,) → (R, 1, D)."""
+        x = self.start.expand(len(rows), 1, -1)
+        return self.transformer.step(x, caches, rows, torch.zeros_like(rows)[:, None])
 
-    def step(
-        self, ids: Tensor, past: Tensor, vectors: Tensor | None, caches: list[AttentionCache], rows: Tensor
-    ) -> Tensor:
-        """The context after one more code, ids (R, Q), with hashes past (R, reach) → (R, D)."""
-        return self.transformer.step(self.embedding.embed(ids, past, vectors), caches, rows)
+    def step(self, codes: NextTokens, caches: list[AttentionCache]) -> Tensor:
+        """(R, n, D) the contexts after each of these codes; equals `forward`."""
+        x = self.embedding.embed(codes.ids, codes.ngrams, codes.vectors)
+        return self.transformer.step(x, caches, codes.rows, codes.positions + 1)

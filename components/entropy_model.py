@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import ParallelHead, targets_of
-from components.tokens import Alphabet, Tokens
+from components.tokens import Alphabet, NextTokens, Tokens
 from components.transformer import SlidingWindowTransformer, TransformerConfig
 
 
@@ -53,34 +53,32 @@ class EntropyModel(nn.Module):
         self.transformer = SlidingWindowTransformer(config.transformer)
         self.head = ParallelHead(config.transformer.width, alphabet)
 
-    def forward(self, tokens: Tokens, caches: list[AttentionCache] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """→ entropies (T,): H_t in nats of token t given those before it, and nats (T,): −log p(token t).
 
         Where nothing is predicted the entropy is infinite (a row's first token) and the nats are 0 (there and
-        for BOS). `caches`, empty ones, are filled for `step`.
+        for BOS).
         """
         packing = tokens.packing
         with torch.autocast(tokens.ids.device.type, enabled=False):
             vectors = tokens.vectors.detach().float() if tokens.vectors is not None else None
             x = self.embedding(Tokens(tokens.ids, packing, tokens.alphabet, vectors))
-            hidden = self.transformer(x, packing, caches)
+            hidden = self.transformer(x, packing)
             before = packing.shift(hidden, hidden.new_zeros(hidden.shape[1]))
             entropies = entropy(self.head.logits(before))
             nats = self.head.nats(before, targets_of(tokens))
         first = packing.positions == 0
         return entropies.detach().masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
 
-    def step(
-        self, ids: Tensor, past: Tensor, vectors: Tensor | None, caches: list[AttentionCache], rows: Tensor
-    ) -> Tensor:
-        """Takes in one token a row, ids (R, Q) with hashes past (R, reach) → (R,) H of the next, in nats."""
-        with torch.autocast(ids.device.type, enabled=False):
-            x = self.embedding.embed(ids, past, vectors)
-            return entropy(self.head.logits(self.transformer.step(x, caches, rows)))
+    def step(self, tokens: NextTokens, caches: list[AttentionCache]) -> Tensor:
+        """(R, n) H in nats of the tokens after each of these; equals `forward`."""
+        with torch.autocast(tokens.ids.device.type, enabled=False):
+            x = self.embedding.embed(tokens.ids, tokens.ngrams, tokens.vectors)
+            return entropy(self.head.logits(self.transformer.step(x, caches, tokens.rows, tokens.positions)))
 
 
 def entropy(logits: list[Tensor]) -> Tensor:
-    """Σ over slots of −Σ p log p. logits: per slot (T, classes) → (T,) nats."""
+    """Σ over slots of −Σ p log p. logits: per slot (…, classes) → (…) nats."""
     total = torch.zeros(())
     for slot in logits:
         log_p = slot.log_softmax(-1)

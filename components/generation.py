@@ -1,87 +1,61 @@
-"""Text from a prompt, in two ways.
+"""Text from a prompt, in three ways.
 
-    plan    the prompt is compressed, its top codes are extended until EOS or a bound, and all new codes are
-            decoded at once: one step of the top transformer a code, none a byte
-    exact   bytes are sampled one by one from the predict path: the model's own distribution of text
+    plan         the top codes are extended until EOS or a bound, and decoded block by block, all codes of a block
+                 at once: one step of the top transformer a code, none a byte
+    exact        bytes are sampled one by one from the predict path: the model's own distribution of text
+    speculative  the same distribution in fewer steps: a plan guesses the next bytes, the predict path reads all
+                 of them at once, and what it samples there counts as far as it is what was guessed
 
-Letters: B prompts, R rows still going, Q codes a segment.
+In all of them memory is bounded, and bytes can be had as they come.
+
+Letters: B prompts, R rows still going, n bytes a row, m codes a row, Q codes a segment.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from components.drafting import Drafts
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
 from components.incremental import IncrementalModel
-from components.packing import Packing
-from components.tokens import BYTES, Tokens, pack_bytes
+from components.sampling import GenerationConfig, Sampler, WrittenText, repeats
+from components.tokens import BYTES
 
-Mode = Literal["plan", "exact"]
+_AHEAD = 32  # bytes that are read at once
+_BLOCK = 16  # codes that are decoded at once
 
 
 @dataclass(frozen=True)
-class GenerationConfig:
-    """mode: see the module. max_new_bytes: bound on each continuation.
+class Piece:
+    """More bytes of the continuation of one prompt, by its place in the list of prompts."""
 
-    temperature: 0 takes the most probable choice each time. top_k: only the k most probable choices, 0 for
-    all. top_p: only the most probable choices that together reach p (Holtzman et al. 2020). seed: of the
-    sampling, None for another result each time.
-    """
-
-    mode: Mode = "plan"
-    max_new_bytes: int = 256
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 0.95
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, not {self.mode!r}")
-        if self.max_new_bytes < 1:
-            raise ValueError(f"max_new_bytes must be at least 1, not {self.max_new_bytes}")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (all) or more, not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie above 0 and at most at 1, not {self.top_p}")
+    prompt: int
+    data: bytes
 
 
-class Sampler:
-    """Draws from logits as a GenerationConfig says; one random stream for a whole generation."""
-
-    def __init__(self, config: GenerationConfig, device: torch.device) -> None:
-        self.config = config
-        self.random = torch.Generator(device)
-        if config.seed is None:
-            self.random.seed()
-        else:
-            self.random.manual_seed(config.seed)
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """(R, classes) → (R,) choices."""
-        if self.config.temperature == 0:
-            return logits.argmax(-1)
-        ordered, index = (logits.float() / self.config.temperature).sort(-1, descending=True)
-        if self.config.top_k:
-            ordered[:, self.config.top_k :] = -math.inf
-        p = ordered.softmax(-1)
-        p = p.masked_fill(p.cumsum(-1) - p >= self.config.top_p, 0.0)
-        return index.gather(1, torch.multinomial(p, 1, generator=self.random))[:, 0]
-
-
-@torch.no_grad()
 def generate_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> list[bytes]:
-    """Continuations of the prompts, each without its prompt, ended by EOS or the bound.
+    """Continuations of the prompts, each without its prompt, ended by EOS, a stop string or the bound.
 
     Prompts may differ in length and are not truncated: attention windows bound the memory, not the text.
     Raises ValueError for no prompt or an empty one.
+    """
+    texts = [bytearray() for _ in prompts]
+    for piece in stream_bytes(model, prompts, config):
+        texts[piece.prompt] += piece.data
+    return [bytes(text) for text in texts]
+
+
+def stream_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> Iterator[Piece]:
+    """`generate_bytes` piece by piece, as bytes come; a stop string is never among them, not even in part.
+
+    The prompts are read in this call, so that its errors come here; the model stays in eval mode while the iterator
+    is in use.
     """
     if not prompts:
         raise ValueError("no prompt was given")
@@ -90,95 +64,188 @@ def generate_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config:
     was_training = model.training
     model.eval()
     try:
-        return _Generation(model, prompts, config).run()
+        with torch.inference_mode():
+            generation = _Generation(model, prompts, config)
     finally:
         model.train(was_training)
+    return _stream(generation)
+
+
+@torch.inference_mode()
+def _stream(generation: _Generation) -> Iterator[Piece]:
+    was_training = generation.model.training
+    generation.model.eval()
+    try:
+        if generation.config.mode == "plan":
+            # The prompt's last segment is open: its end is found on the exact path, then codes take over.
+            yield from generation.write_bytes(until_boundary=True)
+            yield from generation.write_codes()
+        else:
+            yield from generation.write_bytes(until_boundary=False)
+    finally:
+        generation.model.train(was_training)
 
 
 class _Generation:
-    """One call of `generate_bytes`: the incremental state of B rows and what they have said so far."""
+    """One call of `generate_bytes`: the incremental state of the rows still going, and their texts.
+
+    prompts: of each row of the state, the place of its prompt.
+    """
 
     def __init__(self, model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> None:
         self.model, self.config = model, config
-        self.prompts = prompts
-        self.state = IncrementalModel(model, len(prompts))
+        planned = math.prod(level.expander.longest for level in model.levels[1:])  # lowest codes of one highest
+        self.block = max(1, min(_BLOCK, _AHEAD // planned))
+        self.state = IncrementalModel(model, len(prompts), max(_AHEAD, planned))
+        self.state.prefill(prompts)
         self.sample = Sampler(config, self.state.device)
-        self.hidden = self.state.prefill([torch.tensor([BYTES.bos, *prompt]) for prompt in prompts])
-        self.written = [bytearray() for _ in prompts]
-        self.ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.state.device)
+        self.texts = [WrittenText(prompt, config) for prompt in prompts]
+        self.prompts = list(range(len(prompts)))
+        window = max(2, round(config.repetition_window / model.target_bytes_per_code))
+        self.codes: list[deque[tuple[int, ...]]] = [deque(maxlen=window) for _ in prompts]
+        self.drafts = Drafts(model, self.state, len(prompts)) if config.mode == "speculative" else None
 
-    def run(self) -> list[bytes]:
-        if self.config.mode == "exact":
-            self._write_bytes(until_boundary=False)
-        else:
-            # The prompt's last segment is open: its end is found on the exact path, then codes take over.
-            self._write_bytes(until_boundary=True)
-            self._write_codes()
-        return [bytes(text[: self.config.max_new_bytes]) for text in self.written]
-
-    def _full(self) -> Tensor:
-        lengths = [len(text) for text in self.written]
-        return torch.tensor(lengths, device=self.ended.device) >= self.config.max_new_bytes
-
-    def _write_bytes(self, *, until_boundary: bool) -> None:
-        """Samples bytes for every row until EOS or the bound, or until all its open segments are complete."""
-        rows = torch.arange(len(self.written), device=self.ended.device)
-        while True:
-            going = ~(self.ended | self._full())[rows]
+    def write_bytes(self, *, until_boundary: bool) -> Iterator[Piece]:
+        """Samples bytes for every row until its text ends, or until the text is at a boundary of all levels."""
+        rows = self._to_go(until_boundary)
+        if not len(rows):
+            return
+        byte = self._choose(rows, self.state.hidden(rows)[:, None], [b""] * len(rows))[:, 0]
+        while len(rows):
+            self._write(rows, [[value] for value in byte.tolist()])
+            yield from self._pieces()
+            rows, byte = self._drop_ended(rows, byte)
+            if not len(rows):
+                return
+            byte = self._advance(rows, byte)
+            yield from self._pieces()
+            rows, byte = self._drop_ended(rows, byte)
             if until_boundary:
-                going &= ~self.state.at_boundary(rows)
-            rows, hidden = rows[going], self.hidden[going]
-            if not len(rows):
-                return
-            byte = self.sample(self.model.byte_head.slot_logits(hidden, rows.new_zeros(len(rows), 0)))
-            self.ended[rows] = byte == BYTES.codebook_size
-            rows, byte = rows[~self.ended[rows]], byte[byte < BYTES.codebook_size]
-            for row, value in zip(rows.tolist(), byte.tolist(), strict=True):
-                self.written[row].append(value)
-            if not len(rows):
-                return
-            self.hidden = self.state.advance(rows, byte)
+                going = self.state.open_tokens(rows).any(1)
+                rows, byte = rows[going], byte[going]
 
-    def _write_codes(self) -> None:
-        """Extends the top codes of every row, then decodes all of them at once."""
-        top = self.model.top
-        going = ~(self.ended | self._full())
-        rows = going.nonzero()[:, 0]
-        context = self.state.levels[-1].context[rows]
-        codes: list[list[Tensor]] = [[] for _ in self.written]
-        for _ in range(math.ceil(self.config.max_new_bytes / self.model.target_bytes_per_code)):
-            ids = self._sample_code(context)
-            plain = ids[:, 0] < top.alphabet.codebook_size
-            rows, ids = rows[plain], ids[plain]
+    def _advance(self, rows: Tensor, byte: Tensor) -> Tensor:
+        """Reads the byte (R,) of each row, and what follows as far as it was guessed → (R,) the byte after that."""
+        if self.drafts is None:
+            return self._read_on(rows, byte, [b""] * len(rows))
+        guesses, following = self.drafts.propose(rows, byte.tolist()), torch.empty_like(byte)
+        for with_guess in (False, True):  # a row without a guess does not pay for the length of another's
+            index = [i for i, guess in enumerate(guesses) if bool(guess) == with_guess]
+            if index:
+                following[index] = self._read_on(rows[index], byte[index], [guesses[i] for i in index])
+        return following
+
+    def _read_on(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> Tensor:
+        """Reads a byte and a guess for each row, takes back what of the guess is wrong → (R,) the byte behind it."""
+        lengths = torch.tensor([len(guess) for guess in guesses], device=rows.device)
+        longest = max(map(len, guesses))
+        padded = [[*guess, *bytes(longest - len(guess))] for guess in guesses]
+        guessed = torch.tensor(padded, dtype=byte.dtype, device=rows.device).view(len(rows), longest)
+        hidden = self.state.read(rows, torch.cat([byte[:, None], guessed], dim=1), lengths + 1)
+        choices = self._choose(rows, hidden, guesses)  # (R, n + 1)
+        if longest:
+            inside = torch.arange(longest, device=rows.device) < lengths[:, None]
+            right = ((choices[:, :-1] == guessed) & inside).long().cumprod(1).sum(1)  # (R,)
+            self.state.take_back(rows, lengths - right)
+            guesses = [guess[:count] for guess, count in zip(guesses, right.tolist(), strict=True)]
+            self._write(rows, [list(guess) for guess in guesses])
+            choices = choices.gather(1, right[:, None])
+        if self.drafts:
+            for row, first, guess in zip(rows.tolist(), byte.tolist(), guesses, strict=True):
+                self.drafts.came_true(row, first, guess)
+        return choices[:, 0]
+
+    def _choose(self, rows: Tensor, hidden: Tensor, guesses: list[bytes]) -> Tensor:
+        """hidden (R, n, D) behind the text of each row and the first 0 … n - 1 bytes of a guess → (R, n) choices."""
+        logits = self.model.byte_head.slot_logits(hidden, rows.new_zeros(*hidden.shape[:2], 0))
+        if self.config.no_repeat_ngram_size:
+            for i, (row, guess) in enumerate(zip(rows.tolist(), guesses, strict=True)):
+                recent = self.texts[self.prompts[row]].recent
+                for n in range(len(guess) + 1):
+                    banned = repeats(recent + guess[:n], self.config.no_repeat_ngram_size)
+                    logits[i, n, list(banned)] = -math.inf
+        return self.sample(logits)
+
+    def write_codes(self) -> Iterator[Piece]:
+        """Extends the top codes of every row, all of them at a boundary, and decodes them block by block."""
+        rows = self._to_go(False)
+        while len(rows):
+            left = max(self.texts[prompt].left for prompt in self.prompts)
+            block = max(1, min(self.block, math.ceil(left / self.model.target_bytes_per_code)))
+            codes, contexts, counts = self._next_codes(rows, block)
+            planned, lengths = self.state.plan(
+                rows, codes, contexts, counts, rows.new_zeros(len(rows), len(self.model.levels))
+            )
+            texts = [text[:count] for text, count in zip(planned.tolist(), lengths.tolist(), strict=True)]
+            ended = (counts < block).tolist()
+            self._write(rows, [[*text, *[BYTES.codebook_size] * end] for text, end in zip(texts, ended, strict=True)])
+            yield from self._pieces()
+            rows, _ = self._drop_ended(rows, rows)
+
+    def _next_codes(self, rows: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Up to `block` highest codes (R, m, Q) for all rows, the contexts before and after them (R, m + 1, C), and
+        how many came before EOS (R,)."""
+        context = self.state.top.upcoming(rows)
+        ids = rows.new_zeros(len(rows), block, self.model.top.alphabet.slots)
+        contexts = context[:, None].repeat(1, block + 1, 1)
+        counts = torch.zeros_like(rows)
+        for m in range(block):
+            code = self._choose_code(rows, context)
+            plain = code[:, 0] < self.model.top.alphabet.codebook_size
+            rows, code = rows[plain], code[plain]
             if not len(rows):
                 break
-            for row, code in zip(rows.tolist(), ids, strict=True):
-                codes[row].append(code)
-            context = self.state.advance_top(rows, ids)
-        self._decode(codes)
+            ids[rows, m] = code
+            counts[rows] += 1
+            context = contexts[rows, m + 1] = self.state.read_codes(rows, code)
+        return ids, contexts, counts
 
-    def _sample_code(self, context: Tensor) -> Tensor:
-        """(R, D) → codes (R, Q), drawn slot by slot; K in slot 0 is the end of the text."""
-        ids = torch.zeros(len(context), 0, dtype=torch.int64, device=context.device)
-        for _ in range(self.model.top.alphabet.slots):
-            known = ids.clamp(max=self.model.top.alphabet.codebook_size - 1)
-            ids = torch.cat([ids, self.sample(self.model.top.head.slot_logits(context, known))[:, None]], dim=1)
+    def _choose_code(self, rows: Tensor, context: Tensor) -> Tensor:
+        """(R, C) → codes (R, Q), drawn slot by slot; K in slot 0 is the end of the text."""
+        alphabet, banned = self.model.top.alphabet, self._banned_codes(rows)
+        ids = torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
+        for slot in range(alphabet.slots):
+            logits = self.model.top.head.slot_logits(context, ids.clamp(max=alphabet.codebook_size - 1))
+            if slot == alphabet.slots - 1:
+                for i, begin in enumerate(map(tuple, ids.tolist())):
+                    logits[i, [code[-1] for code in banned[i] if code[:-1] == begin]] = -math.inf
+            ids = torch.cat([ids, self.sample(logits)[:, None]], dim=1)
+        for row, code in zip(rows.tolist(), map(tuple, ids.tolist()), strict=True):
+            self.codes[row].append(code)
         return ids
 
-    def _decode(self, codes: list[list[Tensor]]) -> None:
-        """Decodes the new codes of every row, behind the codes of the text so far, which are their context."""
-        texts = [
-            torch.tensor([BYTES.bos, *prompt, *new]) for prompt, new in zip(self.prompts, self.written, strict=True)
-        ]
-        rows = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=BYTES.pad).to(self.ended.device)
-        known = self.model.compress(pack_bytes(rows))[-1].codes
-        known_rows = known.ids.split(known.packing.lengths.tolist())
-        ids = [torch.cat([row, *(code[None] for code in new)]) for row, new in zip(known_rows, codes, strict=True)]
-        lengths = torch.tensor([len(row) for row in ids], device=rows.device)
-        packing = Packing.from_lengths(lengths)
-        decoded = self.model.decompress(Tokens(torch.cat(ids), packing, known.alphabet))
-        is_new = packing.positions >= known.packing.lengths[packing.rows]
-        values, kept = decoded.tokens.ids[:, 0].tolist(), is_new[decoded.code].tolist()
-        for row, value, keep in zip(decoded.tokens.packing.rows.tolist(), values, kept, strict=True):
-            if keep:
-                self.written[row].append(value)
+    def _banned_codes(self, rows: Tensor) -> list[set[tuple[int, ...]]]:
+        size = self.config.no_repeat_ngram_size
+        size = max(2, round(size / self.model.target_bytes_per_code)) if size else 0
+        return [repeats(self.codes[row], size) for row in rows.tolist()]
+
+    def _to_go(self, until_boundary: bool) -> Tensor:
+        rows = torch.arange(len(self.prompts), device=self.state.device)
+        return rows[self.state.open_tokens(rows).any(1)] if until_boundary else rows
+
+    def _write(self, rows: Tensor, values: list[list[int]]) -> None:
+        """Adds bytes to the text of each row; K is the end."""
+        for row, new in zip(rows.tolist(), values, strict=True):
+            text = self.texts[self.prompts[row]]
+            text.write(bytes(value for value in new if value < BYTES.codebook_size))
+            if BYTES.codebook_size in new:
+                text.end()
+
+    def _pieces(self) -> Iterator[Piece]:
+        for prompt in self.prompts:
+            if data := self.texts[prompt].take():
+                yield Piece(prompt, data)
+
+    def _drop_ended(self, rows: Tensor, byte: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes the rows whose text has ended out of the state → what is left of rows (R,) and their bytes (R,)."""
+        if not any(self.texts[prompt].ended for prompt in self.prompts):
+            return rows, byte
+        going = torch.tensor([not self.texts[prompt].ended for prompt in self.prompts], device=rows.device)
+        kept = going.nonzero()[:, 0]
+        self.state.keep(kept)
+        self.prompts = [self.prompts[row] for row in kept.tolist()]
+        self.codes = [self.codes[row] for row in kept.tolist()]
+        if self.drafts:
+            self.drafts.keep(kept.tolist())
+        still = going[rows]
+        return (going.cumsum(0) - 1)[rows[still]], byte[still]

@@ -23,7 +23,6 @@ from components.code_expander import CodeExpander, ExpanderConfig
 from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
 from components.packing import Packing
 from components.segmentation import Segments
-from components.sliding_window_attention import AttentionCache
 from components.token_head import DepthHead, targets_of
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 from components.transformer import GroupedLinear
@@ -39,7 +38,8 @@ class LevelConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """levels: from the bytes up. The loss weights multiply losses that are all in nats per byte.
+    """levels: from the bytes up. The loss weights multiply losses in nats per byte (see Losses); the quantizers' own
+    losses, squared distances, are added as they are (see QuantizerConfig.commitment).
 
     repetition_weight: a segment that occurs n times in a batch weighs n to this power in the reconstruction loss.
     """
@@ -55,6 +55,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.levels:
             raise ValueError("levels is empty; a model has at least one level")
+        for name, value in vars(self).items():
+            if name.endswith("_weight") and value < 0:
+                raise ValueError(f"{name} must be 0 or more, not {value}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Level(nn.Module):
     @torch.no_grad()
     def decompress(self, codes: Tokens, context: Tensor) -> tuple[Tokens, Segments]:
         """Codes (S) with their vectors and the contexts before them (S, C) → their most probable tokens, and
-        how these lie in segments."""
+        how these lie in segments, all boundaries taken as foreseen."""
         compressor, expander = self.compressor, self.expander
         size, special = codes.alphabet.codebook_size, codes.special
         assert codes.vectors is not None
@@ -109,11 +112,14 @@ class Level(nn.Module):
 
 @dataclass(frozen=True)
 class Losses:
-    """Every loss of one batch, in nats per byte, and what they were measured on.
+    """Every loss of one batch, and what they were measured on.
 
-    total: the weighted sum that is trained. predict: −log p(x), the exact path. codes: −log p(highest codes).
-    reconstruction: per level, −log p(its tokens | its codes). entropy: per level, of the entropy model, 0
-    where there is none or it is frozen. quantizer: per level. bytes: how many bytes were predicted.
+    In nats over `bytes`, the number of bytes that the exact path predicts, all but a row's first token:
+    predict: −log p(x), the exact path. codes: −log p(highest codes). reconstruction: per level, −log p(its
+    tokens | its codes). entropy: per level, of the entropy model, 0 where there is none or it is frozen. Codes tell
+    a row's first byte too, so codes and reconstruction are nats per byte only up to one byte a row.
+    quantizer: per level, squared distances, no nats. total: the weighted sum that is trained. Where the
+    autoencoder was trained alone, predict and codes are those of a uniform guess.
     """
 
     total: Tensor
@@ -127,7 +133,10 @@ class Losses:
 
     @property
     def two_part(self) -> Tensor:
-        """−log p(codes) − Σ log p(tokens | codes): an upper bound of −log p(x), in nats per byte."""
+        """−log p(codes) − Σ log p(tokens | codes), in nats over `bytes`: what a coder takes that sends the codes and
+        then the bytes. An upper bound of −log Σ p(c) p(x | c) over all codes c, this scheme's probability of x; of the
+        predict path, which is another model of x, it bounds nothing.
+        """
         return self.codes + torch.stack(self.reconstruction).sum()
 
 
@@ -148,14 +157,11 @@ class HierarchicalAutoencoder(nn.Module):
         self.byte_head = DepthHead(config.levels[0].expander.predictor.width, BYTES)
         self.apply(_initialize)
 
-    def compress(self, tokens: Tokens, caches: list[list[AttentionCache]] | None = None) -> list[Compressed]:
-        """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up.
-
-        caches: per level, empty ones, filled for the entropy models' `step`.
-        """
+    def compress(self, tokens: Tokens) -> list[Compressed]:
+        """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up."""
         out: list[Compressed] = []
-        for i, level in enumerate(self.levels):
-            out.append(level.compressor(tokens, caches[i] if caches is not None else None))
+        for level in self.levels:
+            out.append(level.compressor(tokens))
             tokens = out[-1].codes
         return out
 
@@ -172,6 +178,7 @@ class HierarchicalAutoencoder(nn.Module):
             code = code[segments.of_token]
             if i > 0:
                 tokens = self.levels[i - 1].with_vectors(tokens)
+                segments = level.compressor.foresee(tokens, segments)  # as in training, as far as the tokens are right
                 context = level.expander.predict(context, tokens, segments)
         return Decompressed(tokens, code)
 
@@ -183,7 +190,8 @@ class HierarchicalAutoencoder(nn.Module):
 
     def generate_bytes(self, prompt: bytes | list[bytes], **settings: Any) -> Any:
         """The continuation of a prompt, or of each prompt of a list; settings as in GenerationConfig."""
-        from components.generation import GenerationConfig, generate_bytes
+        from components.generation import generate_bytes
+        from components.sampling import GenerationConfig
 
         prompts = [prompt] if isinstance(prompt, bytes) else prompt
         texts = generate_bytes(self, prompts, GenerationConfig(**settings))
@@ -198,18 +206,31 @@ class HierarchicalAutoencoder(nn.Module):
             contexts.insert(0, self.levels[i].expander.predict(contexts[0], lower[i], compressed[i].segments))
         return contexts[0], contexts[1:]
 
-    def forward(self, rows: Tensor) -> Losses:
-        """(B, N) byte ids, PAD at the ends of rows → Losses. The first token of a row is not predicted."""
+    def forward(self, rows: Tensor, *, language_model: bool = True) -> Losses:
+        """(B, N) byte ids, PAD at the ends of rows → Losses. The first token of a row is not predicted.
+
+        language_model: False leaves out the top and the predict path, most of the cost: bytes → codes → bytes is
+        then trained alone, with zeros as context, and bytes and codes count as guessed.
+        """
         tokens = pack_bytes(rows)
         compressed = self.compress(tokens)
-        hidden, contexts = self.predict(tokens, compressed)
-
-        byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
-        code_nats = self.top.nats(contexts[-1], compressed[-1].codes)
         bytes_ = max(int(((tokens.packing.positions > 0) & ~tokens.special).sum()), 1)
+        if language_model:
+            hidden, contexts = self.predict(tokens, compressed)
+            byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
+            code_nats = self.top.nats(contexts[-1], compressed[-1].codes)
+        else:
+            codes = compressed[-1].codes
+            guess = codes.alphabet.slots * math.log(codes.alphabet.codebook_size)
+            byte_nats = torch.tensor(bytes_ * math.log(BYTES.codebook_size + 1), device=rows.device)
+            code_nats = torch.tensor(codes.packing.total * guess, device=rows.device)
+            contexts = [
+                byte_nats.new_zeros(len(c.segments.lengths), level.expander.context_width)
+                for level, c in zip(self.levels, compressed, strict=True)
+            ]
         reconstruction = [self._reconstruction(i, c, contexts[i]) for i, c in enumerate(compressed)]
         entropy = [
-            c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else hidden.new_zeros(()) for c in compressed
+            c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else byte_nats.new_zeros(()) for c in compressed
         ]
         quantizer = [c.encoded.quantizer_loss for c in compressed]
         config = self.config

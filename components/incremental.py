@@ -1,213 +1,298 @@
-"""The predict path token by token, with caches: what `forward` computes at once, as bytes come.
+"""The predict path some tokens at a time, with caches: what `forward` computes at once, as bytes come.
 
-A byte goes in at the bottom. Where it completes a segment, the segment's code goes in one level up, and so
-on to the top; then context comes down again. Upper levels run only at boundaries, and for the rows of the
-batch that have one. Memory is one window per layer, however long the text.
+Bytes go in at the bottom. Where they complete segments, the segments' codes go in one level up, and so on to
+the top; then context comes down again. Upper levels run only for the rows of the batch that complete a segment.
+All memory is rings (see Ring), so it does not grow with the text, and the last tokens of a row can be taken back.
 
-Letters: B rows of the state, R rows that take a step, Q slots, D width.
+Letters: B rows of the state, R rows that take a step, n tokens a row, Q slots, D width.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Level
 from components.packing import Packing
-from components.segmentation import SegmentationState, Segments, one_segment_a_row
+from components.ring import Ring, ring_of
+from components.segmentation import SegmentationState, is_spacelike, one_segment_a_row
 from components.sliding_window_attention import AttentionCache
-from components.token_embedding import HISTORY, TokenEmbedding
+from components.token_embedding import HISTORY, TokenEmbedding, ngram_hashes
 from components.token_hash import token_hash
-from components.tokens import BYTES, Tokens, pack_bytes
+from components.tokens import BYTES, NextTokens, Tokens
 
 
-@dataclass
-class Past:
-    """Hashes of the last tokens of each row, newest first: (B, reach). What n-gram embeddings look at."""
+class Memory:
+    """What is remembered of B rows of tokens of one alphabet, by the token's position in its row.
 
-    hashes: Tensor
+    counts: (B,) tokens read. hashes: of the tokens, for n-gram embeddings. before: what is known of each token
+    before it, (B, C, D) at its position: hidden vectors of the bytes, contexts of the segments.
+    """
 
-    @classmethod
-    def empty(cls, rows: int, reach: int, device: torch.device) -> Past:
-        return cls(torch.full((rows, reach), HISTORY, device=device))
+    def __init__(self, rows: int, ahead: int, reach: int, caches: list[AttentionCache], before: Tensor) -> None:
+        self.caches, self.reach = caches, reach
+        self.counts = torch.zeros(rows, dtype=torch.int64, device=before.device)
+        self.hashes = ring_of(HISTORY, rows, reach + ahead, device=before.device, dtype=torch.int64)
+        self.before = ring_of(0.0, rows, ahead + 2, before.shape[-1], device=before.device, dtype=before.dtype)
+        self.before.write(torch.arange(rows, device=before.device), self.counts[:, None], before)
 
-    def push(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """Takes in tokens (R, Q) and returns the hashes (R, reach) up to them."""
-        new = torch.cat([token_hash(ids)[:, None], self.hashes[rows, :-1]], dim=1)
-        self.hashes[rows] = new
-        return new
+    def rings(self) -> list[Ring]:
+        return [self.hashes, self.before, *(ring for cache in self.caches for ring in (cache.keys, cache.values))]
 
-    def fill(self, tokens: Tokens) -> None:
-        """Takes in whole rows, all but the last token of each."""
-        hashes, packing = token_hash(tokens.ids), tokens.packing
-        for back in range(self.hashes.shape[1]):
-            position = packing.lengths - 2 - back
-            there = position >= 0
-            self.hashes[there, back] = hashes[(packing.offsets + position)[there]]
+    def upcoming(self, rows: Tensor) -> Tensor:
+        """(R, D) what is known of the next token."""
+        return self.before.read(rows, self.counts[rows])
 
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all rows but these, which become 0 … R - 1."""
+        self.counts = self.counts[rows]
+        for ring in self.rings():
+            ring.keep(rows)
 
-@dataclass
-class LevelState:
-    """One level's memory of B rows: what it has read, its open segment, and the context before that."""
-
-    past: Past
-    entropy_caches: list[AttentionCache]
-    predictor_caches: list[AttentionCache]
-    segmentation: SegmentationState
-    open_ids: Tensor  # (B, L, Q)
-    open_vectors: Tensor | None  # (B, L, D)
-    open_lengths: Tensor  # (B,)
-    context: Tensor  # (B, C)
+    def enter(self, rows: Tensor, ids: Tensor, vectors: Tensor | None) -> NextTokens:
+        """Tokens (R, n, Q) behind those read so far; `counts` is the caller's to move."""
+        ahead = torch.arange(ids.shape[1], device=ids.device)
+        positions = self.counts[rows][:, None] + ahead
+        self.hashes.write(rows, positions, token_hash(ids))
+        back = torch.arange(self.reach, device=ids.device)
+        past = self.hashes.read(rows, positions[:, :, None] - back)
+        return NextTokens(rows, positions, ids, ngram_hashes(past), vectors)
 
 
-@dataclass
-class TopState:
-    """The top transformer's memory of B rows."""
+class LevelMemory(Memory):
+    """A level's memory of its lower tokens: also the tokens of the open segment, and how segments were cut.
 
-    past: Past
-    caches: list[AttentionCache]
+    cuts: (B, C, 3) after each token: tokens since the rule began a segment, the position where the open segment
+    begins, and the number of segments complete. entropy: (B, C) see SegmentationState.
+    """
+
+    def __init__(self, level: Level, rows: int, ahead: int, context: Tensor) -> None:
+        compressor, expander, device = level.compressor, level.expander, context.device
+        embeddings = (expander.embedding, getattr(compressor.entropy_model, "embedding", None))
+        reach = max(embedding.reach for embedding in embeddings if isinstance(embedding, TokenEmbedding))
+        caches = expander.predictor.empty_caches(rows, ahead, device)
+        every = torch.arange(rows, device=device)
+        super().__init__(rows, ahead, reach, caches, expander.begin(context, caches, every))
+        model, slots = compressor.entropy_model, expander.longest + ahead
+        self.entropy_caches = model.transformer.empty_caches(rows, ahead, device) if model else []
+        self.ids = ring_of(0, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64)
+        self.vectors: Ring | None = None
+        if compressor.vector_width:
+            self.vectors = ring_of(0, rows, slots, compressor.vector_width, device=device, dtype=torch.float32)
+        self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
+        start = compressor.segmenter.begin(rows, device)
+        self.entropy = Ring(start.entropy[:, None].repeat(1, slots))
+
+    def rings(self) -> list[Ring]:
+        more = [self.ids, self.cuts, self.entropy, *([self.vectors] if self.vectors else [])]
+        return [*super().rings(), *more, *(r for cache in self.entropy_caches for r in (cache.keys, cache.values))]
+
+    def last(self, rows: Tensor) -> tuple[SegmentationState, Tensor]:
+        """The state of the segmentation (R,) after the last token, and where the open segment begins (R,)."""
+        position = self.counts[rows][:, None] - 1
+        cuts = self.cuts.read(rows, position)[:, 0]
+        spacelike = is_spacelike(self.ids.read(rows, position)[:, 0, 0])
+        return SegmentationState(self.entropy.read(rows, position)[:, 0], cuts[:, 0], spacelike), cuts[:, 1]
 
 
 class IncrementalModel:
     """A model with the state of B rows of text, every row beginning with BOS.
 
-    `prefill` reads whole prompts at once, `advance` single bytes; both return hidden vectors that the
-    model's byte_head turns into the distribution of the next byte.
+    `read` takes in bytes, `hidden` tells what is known of the next one, `take_back` undoes the last of them.
+    ahead: the most tokens that are read, or taken back, at once.
     """
 
-    def __init__(self, model: HierarchicalAutoencoder, rows: int) -> None:
-        self.model = model
+    @torch.no_grad()
+    def __init__(self, model: HierarchicalAutoencoder, rows: int, ahead: int = 32) -> None:
+        self.model, self.ahead = model, ahead
         self.device = next(model.parameters()).device
-        self.levels = [self._level_state(level, rows) for level in model.levels]
+        every = torch.arange(rows, device=self.device)
         top = model.top
-        self.top = TopState(
-            Past.empty(rows, top.embedding.reach, self.device),
-            top.transformer.empty_caches(rows, self.device),
-        )
+        caches = top.transformer.empty_caches(rows, ahead, self.device)
+        self.top = Memory(rows, ahead, top.embedding.reach, caches, top.begin(caches, every))
+        self.levels: list[LevelMemory] = []
+        for level in reversed(model.levels):
+            above = self.memories[0]
+            self.levels.insert(0, LevelMemory(level, rows, ahead, above.upcoming(every)[:, None]))
+        self.read(every, torch.full((rows, 1), BYTES.bos, device=self.device), torch.ones_like(every))
 
-    def _level_state(self, level: Level, rows: int) -> LevelState:
-        compressor, expander = level.compressor, level.expander
-        reach = max(
-            embedding.reach
-            for embedding in (expander.embedding, getattr(compressor.entropy_model, "embedding", None))
-            if isinstance(embedding, TokenEmbedding)
-        )
-        longest, slots = expander.longest, compressor.alphabet.slots
-        width = compressor.vector_width
-        zeros = torch.zeros(rows, longest, slots, dtype=torch.int64, device=self.device)
-        entropy_model = compressor.entropy_model
-        return LevelState(
-            Past.empty(rows, reach, self.device),
-            entropy_model.transformer.empty_caches(rows, self.device) if entropy_model else [],
-            expander.predictor.empty_caches(rows, self.device),
-            compressor.segmenter.begin(rows, self.device),
-            zeros,
-            torch.zeros(rows, longest, width, device=self.device) if width else None,
-            torch.zeros(rows, dtype=torch.int64, device=self.device),
-            torch.zeros(rows, expander.from_context.in_features, device=self.device),
-        )
+    @property
+    def memories(self) -> list[Memory]:
+        """From the bytes up."""
+        return [*self.levels, self.top]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the state takes; it does not grow."""
+        return sum(ring.data.nbytes for memory in self.memories for ring in memory.rings())
+
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all rows but these (R,), ascending, which become 0 … R - 1."""
+        for memory in self.memories:
+            memory.keep(rows)
+
+    def prefill(self, texts: list[bytes]) -> None:
+        """Reads one text a row, some bytes at a time."""
+        for start in range(0, max(map(len, texts), default=0), self.ahead):
+            parts = [text[start : start + self.ahead] for text in texts]
+            rows = [row for row, part in enumerate(parts) if part]
+            longest = max(map(len, parts))
+            padded = torch.tensor([[*parts[row], *[0] * (longest - len(parts[row]))] for row in rows])
+            lengths = torch.tensor([len(parts[row]) for row in rows])
+            self.read(torch.tensor(rows).to(self.device), padded.to(self.device), lengths.to(self.device))
 
     @torch.no_grad()
-    def prefill(self, prompts: list[Tensor]) -> Tensor:
-        """Reads one prompt a row, each a (n,) tensor of byte ids that begins with BOS → (B, D) for the next bytes.
+    def read(self, rows: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Takes in up to `ahead` bytes of some rows → (R, n, D) as `hidden`, after each of them.
 
-        It is one ordinary forward pass over the prompts with one more byte each: what that byte is changes
-        nothing before it and at it, and it stands for the open segment at every level.
+        rows: (R,) ascending. ids: (R, n), of which the first `lengths` (R,) of each row count.
         """
-        rows = torch.nn.utils.rnn.pad_sequence(
-            [torch.cat([prompt, prompt.new_zeros(1)]) for prompt in prompts], batch_first=True, padding_value=BYTES.pad
-        ).to(self.device)
-        lowest = pack_bytes(rows)
-        compressed = self.model.compress(lowest, [state.entropy_caches for state in self.levels])
-        tokens = [lowest, *(c.codes for c in compressed)]
+        return self._read(0, rows, ids[:, :, None], None, lengths)
 
-        context = self.model.top(tokens[-1], self.top.caches)
-        self.top.past.fill(tokens[-1])
-        for i in reversed(range(len(self.levels))):
-            state, segments = self.levels[i], compressed[i].segments
-            state.past.fill(tokens[i])
-            for cache in state.entropy_caches:
-                cache.forget_last()
-            segmenter = self.model.levels[i].compressor.segmenter
-            state.segmentation = segmenter.resume(tokens[i], segments, compressed[i].entropies)
-            self._open_segment(state, tokens[i], segments)
-            state.context = context[_last(segments.packing)]
-            context = self.model.levels[i].expander.predict(context, tokens[i], segments, state.predictor_caches)
-        return context[_last(tokens[0].packing)]
+    def hidden(self, rows: Tensor) -> Tensor:
+        """(R, D) what the model's byte_head makes the distribution of the next byte of."""
+        return self.levels[0].upcoming(rows)
 
-    def _open_segment(self, state: LevelState, tokens: Tokens, segments: Segments) -> None:
-        """Keeps the tokens of each row's last segment, without the row's last token."""
-        last = _last(tokens.packing)
-        inside = (segments.of_token == segments.of_token[last][tokens.packing.rows]) & (
-            tokens.packing.positions < tokens.packing.lengths[tokens.packing.rows] - 1
-        )
-        rows, places = tokens.packing.rows[inside], segments.offsets[inside]
-        state.open_ids[rows, places] = tokens.ids[inside]
-        if state.open_vectors is not None and tokens.vectors is not None:
-            state.open_vectors[rows, places] = tokens.vectors[inside]
-        state.open_lengths = segments.offsets[last]
+    def open_tokens(self, rows: Tensor) -> Tensor:
+        """(R, L) how many tokens of each level the text has behind the last boundary there."""
+        return torch.stack([m.counts[rows] - m.cuts.read(rows, m.counts[rows] - 1)[:, 1] for m in self.levels], dim=1)
+
+    def take_back(self, rows: Tensor, counts: Tensor) -> None:
+        """Forgets the last `counts` (R,) bytes of some rows, at most as many as the last call of `read` took in."""
+        for i, level in enumerate(self.levels):
+            level.counts[rows] -= counts
+            counts = self.memories[i + 1].counts[rows] - level.cuts.read(rows, level.counts[rows] - 1)[:, 2]
+        self.top.counts[rows] -= counts
 
     @torch.no_grad()
-    def advance(self, rows: Tensor, byte: Tensor) -> Tensor:
-        """Reads one more byte of some rows. rows: (R,), byte: (R,) ids → (R, D) for the bytes after them."""
-        return self._advance(0, rows, byte[:, None], None)
-
-    def _advance(self, i: int, rows: Tensor, ids: Tensor, vectors: Tensor | None) -> Tensor:
-        """Token ids (R, Q) of level i come in → what is known of the next token there: (R, D)."""
-        if i == len(self.levels):
-            top = self.model.top
-            return top.step(ids, self.top.past.push(rows, ids), vectors, self.top.caches, rows)
-
-        level, state = self.model.levels[i], self.levels[i]
-        past = state.past.push(rows, ids)
-        ends = self._append(level, state, rows, ids, vectors, past)  # (R,)
-        if ends.any():
-            done = rows[ends]
-            codes = self._close_segment(level, state, done)
-            state.context[done] = self._advance(i + 1, done, codes.ids, codes.vectors).to(state.context.dtype)
-        return level.expander.step(state.context[rows], ids, past, vectors, state.predictor_caches, rows)
-
-    def at_boundary(self, rows: Tensor) -> Tensor:
-        """(R,) bool: whether the next byte begins a segment at every level."""
-        open_tokens = torch.stack([state.open_lengths[rows] for state in self.levels])
-        return (open_tokens == 0).all(0)
-
-    def advance_top(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """Reads one more highest code (R, Q) of some rows, past all levels → (R, D) the context after it."""
+    def read_codes(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Takes in one more highest code (R, Q) of some rows, past all levels → (R, C) the context after it."""
         vectors = self.model.levels[-1].compressor.quantizer.decode(ids)
-        return self._advance(len(self.levels), rows, ids, vectors)
+        return self._read(len(self.levels), rows, ids[:, None], vectors[:, None], torch.ones_like(rows))[:, 0]
 
-    def _append(
-        self, level: Level, state: LevelState, rows: Tensor, ids: Tensor, vectors: Tensor | None, past: Tensor
-    ) -> Tensor:
-        """Puts a token into the open segment → whether the segment ends with it, (R,) bool."""
-        place = state.open_lengths[rows]
-        state.open_ids[rows, place] = ids
-        if state.open_vectors is not None and vectors is not None:
-            state.open_vectors[rows, place] = vectors
-        state.open_lengths[rows] = place + 1
-        compressor = level.compressor
+    @torch.no_grad()
+    def plan(
+        self, rows: Tensor, ids: Tensor, contexts: Tensor, counts: Tensor, opened: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The most probable bytes of highest codes, each level decoded at once → (R, n), of which (R,) count.
+
+        ids: (R, m, Q), of which the first `counts` (R,) of each row count. contexts: (R, m + 1, C) before each of them
+        and after the last. opened: (R, L) see `open_tokens`, the first code being that of the open segment; zeros at a
+        boundary. Levels above the first go on behind what was planned, with which bytes can no longer be read.
+        """
+        for i in reversed(range(len(self.levels))):
+            level = self.model.levels[i]
+            vectors = level.compressor.quantizer.decode(ids.flatten(0, 1))
+            tokens, lengths = level.expander.expand(vectors, contexts[:, :-1].flatten(0, 1))
+            number = torch.arange(ids.shape[1], device=self.device)
+            place = torch.arange(tokens.shape[1], device=self.device)
+            lengths = lengths.view(-1, len(number)) * (number < counts[:, None])
+            inside = (place < lengths[:, :, None]) & (place >= opened[:, i, None, None] * (number == 0)[:, None])
+            tokens, segment, counts = _packed_rows(tokens.view(*inside.shape, -1), inside, counts)
+            if not tokens.shape[1]:
+                return rows.new_zeros(len(rows), 0), counts
+            if i:
+                context = contexts.take_along_dim(segment[:, 1:, None], dim=1)
+                contexts = self._plan_on(i, rows, tokens, context, counts)
+            ids = tokens
+        return ids[:, :, 0], counts
+
+    def draft(self, rows: Tensor, ids: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """`plan` for one highest code (R, Q), that of the open segment with context (R, C), leaving no trace."""
+        counts = [memory.counts.clone() for memory in self.memories]
+        drafted = self.plan(
+            rows, ids[:, None], context[:, None].expand(-1, 2, -1), torch.ones_like(rows), self.open_tokens(rows)
+        )
+        for memory, count in zip(self.memories, counts, strict=True):
+            memory.counts = count
+        return drafted
+
+    def _plan_on(self, i: int, rows: Tensor, ids: Tensor, context: Tensor, counts: Tensor) -> Tensor:
+        """Tokens (R, n, Q) of level i are planned, (R, n, C) being the contexts of those after them → (R, n + 1, D)
+        what is known before each and after the last."""
+        memory = self.levels[i]
+        vectors = self.model.levels[i - 1].compressor.quantizer.decode(ids.flatten(0, 1))
+        tokens = memory.enter(rows, ids, vectors.view(*ids.shape[:2], -1))
+        before = self.model.levels[i].expander.step(context, tokens, memory.caches)
+        known = torch.cat([memory.upcoming(rows)[:, None], before], dim=1)
+        memory.before.write(rows, tokens.positions + 1, before)
+        memory.counts[rows] += counts
+        return known
+
+    def _read(self, i: int, rows: Tensor, ids: Tensor, vectors: Tensor | None, lengths: Tensor) -> Tensor:
+        """Tokens (R, n, Q) of level i, or highest codes, come in → what is known after each, (R, n, D)."""
+        memory = self.memories[i]
+        tokens = memory.enter(rows, ids, vectors)
+        if i == len(self.levels):
+            before = self.model.top.step(tokens, memory.caches)
+        else:
+            complete = self._complete_segments(i, tokens, lengths)
+            context = self.memories[i + 1].before.read(rows, complete)
+            before = self.model.levels[i].expander.step(context, tokens, memory.caches)
+        memory.before.write(rows, tokens.positions + 1, before)
+        memory.counts[rows] += lengths
+        return before
+
+    def _complete_segments(self, i: int, tokens: NextTokens, lengths: Tensor) -> Tensor:
+        """Cuts the tokens into segments and sends the complete ones one level up → (R, n) how many there are then."""
+        memory, rows, positions = self.levels[i], tokens.rows, tokens.positions
+        ends, run, begin = self._cut(i, tokens, lengths)
+        before = self.memories[i + 1].counts[rows][:, None]
+        complete = before + ends.cumsum(1)
+        begins = torch.where(ends, positions + 1, begin[:, None]).cummax(1).values
+        memory.cuts.write(rows, positions, torch.stack([run, begins, complete], dim=-1))
+        row, place = ends.nonzero().unbind(1)
+        if len(row):
+            first = torch.cat([begin[:, None], begins[:, :-1]], dim=1)[row, place]
+            self._send_up(i, rows, row, first, positions[row, place] + 1 - first)
+        return complete
+
+    def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, n) whether a segment ends with each token, (R, n) the rule's run, (R,) where the open segment begins."""
+        compressor, memory = self.model.levels[i].compressor, self.levels[i]
+        rows, positions = tokens.rows, tokens.positions
+        memory.ids.write(rows, positions, tokens.ids)
+        if memory.vectors is not None and tokens.vectors is not None:
+            memory.vectors.write(rows, positions, tokens.vectors)
         entropy = None
         if compressor.entropy_model is not None:
-            entropy = compressor.entropy_model.step(ids, past, vectors, state.entropy_caches, rows)
-        special = ids[:, 0] >= compressor.alphabet.codebook_size
-        return compressor.segmenter.step(state.segmentation, rows, ids[:, 0], special, entropy)
+            entropy = compressor.entropy_model.step(tokens, memory.entropy_caches)
+        last, begin = memory.last(rows)
+        token = tokens.ids[:, :, 0]
+        special = token >= compressor.alphabet.codebook_size
+        ends, state = compressor.segmenter.step(last, token, special, entropy)
+        memory.entropy.write(rows, positions, state.entropy)
+        return ends & (torch.arange(token.shape[1], device=self.device) < lengths[:, None]), state.run, begin
 
-    def _close_segment(self, level: Level, state: LevelState, rows: Tensor) -> Tokens:
-        """The code of each row's open segment; the segment is emptied."""
-        lengths = state.open_lengths[rows]
+    def _send_up(self, i: int, rows: Tensor, row: Tensor, first: Tensor, lengths: Tensor) -> None:
+        """Makes codes of complete segments, S of them, and reads them one level up.
+
+        row: (S,) each segment's index into `rows`, ascending. first, lengths: (S,) where it lies in its row.
+        """
+        memory, compressor = self.levels[i], self.model.levels[i].compressor
         packing = Packing.from_lengths(lengths)
-        ids = state.open_ids[rows][packing.rows, packing.positions]
-        vectors = None
-        if state.open_vectors is not None:
-            vectors = state.open_vectors[rows][packing.rows, packing.positions]
-        tokens = Tokens(ids, packing, level.compressor.alphabet, vectors)
-        state.open_lengths[rows] = 0
-        return level.compressor.encode(tokens, one_segment_a_row(tokens)).codes
+        positions, of_token = (first[packing.rows] + packing.positions)[:, None], rows[row][packing.rows]
+        vectors = memory.vectors.read(of_token, positions)[:, 0] if memory.vectors is not None else None
+        tokens = Tokens(memory.ids.read(of_token, positions)[:, 0], packing, compressor.alphabet, vectors)
+        codes = compressor.encode_each(tokens, one_segment_a_row(tokens))
+        assert codes.vectors is not None
+        index, counts = row.unique_consecutive(return_counts=True)
+        inside = torch.arange(int(counts.max()), device=self.device) < counts[:, None]  # (R', m)
+        ids = codes.ids.new_zeros(*inside.shape, codes.ids.shape[1])
+        above = codes.vectors.new_zeros(*inside.shape, codes.vectors.shape[1])
+        ids[inside], above[inside] = codes.ids, codes.vectors
+        self._read(i + 1, rows[index], ids, above, counts)
 
 
-def _last(packing: Packing) -> Tensor:
-    """(B,) the packed place of each row's last token."""
-    return packing.offsets + packing.lengths - 1
+def _packed_rows(tokens: Tensor, inside: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (R, m, L, Q) of m segments a row, where `inside` (R, m, L), moved to the left of their row → (R, n, Q).
+
+    Also (R, n + 1) the segment of each, `segments` (R,) behind the last, and (R,) how many there are.
+    """
+    counts = inside.sum((1, 2))
+    there = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]  # (R, n)
+    packed = tokens.new_zeros(*there.shape, tokens.shape[-1])
+    packed[there] = tokens[inside]
+    segment = segments[:, None].repeat(1, there.shape[1] + 1)
+    segment[:, :-1][there] = inside.nonzero()[:, 1]
+    return packed, segment, counts

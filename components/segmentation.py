@@ -8,7 +8,7 @@ Letters: B rows, T packed tokens, S packed segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -36,25 +36,26 @@ class SegmentationConfig:
         whitespace  after the first of a run of bytes that are no letter, digit or part of a longer character
                     (SpaceByte, arXiv 2404.14408); bytes only
     target_tokens_per_code: mean length of a segment that the threshold is calibrated to.
-    max_tokens_per_code: longest segment; longer ones are cut.
+    min_tokens_per_code, max_tokens_per_code: shortest and longest segment; only special tokens and ends of rows make
+        shorter ones. Every segment gets as many codes, so very short ones waste them. `fixed` has no shortest.
     train_fraction: part of the training during which the entropy model learns and the threshold follows it;
         then both are frozen, so that boundaries, and with them codes, stop drifting.
     """
 
     rule: Rule = "threshold"
-    target_tokens_per_code: float = 4.62
+    target_tokens_per_code: float = 4.06
+    min_tokens_per_code: int = 4
     max_tokens_per_code: int = 5
-    train_fraction: float = 0.15
+    train_fraction: float = 0.1
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
             raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, not {self.rule!r}")
-        if self.max_tokens_per_code < 1:
-            raise ValueError(f"max_tokens_per_code must be at least 1, not {self.max_tokens_per_code}")
-        if not 1 <= self.target_tokens_per_code <= self.max_tokens_per_code:
+        shortest = 1 if self.rule == "fixed" else self.min_tokens_per_code
+        if self.min_tokens_per_code < 1 or not shortest <= self.target_tokens_per_code <= self.max_tokens_per_code:
             raise ValueError(
-                f"target_tokens_per_code ({self.target_tokens_per_code}) must lie between 1 and "
-                f"max_tokens_per_code ({self.max_tokens_per_code})"
+                f"target_tokens_per_code ({self.target_tokens_per_code}) must lie between min_tokens_per_code "
+                f"({self.min_tokens_per_code}, at least 1) and max_tokens_per_code ({self.max_tokens_per_code})"
             )
         if self.rule == "fixed" and self.target_tokens_per_code != int(self.target_tokens_per_code):
             raise ValueError("the rule `fixed` needs a whole number as target_tokens_per_code")
@@ -121,10 +122,10 @@ def distinct_segments(tokens: Tokens, segments: Segments) -> DistinctSegments:
 
 @dataclass
 class SegmentationState:
-    """What the rule remembers of B rows between tokens.
+    """What the rule remembers of a token, in a tensor of any shape.
 
-    entropy: (B,) H of the last token, or what the open segment has gathered (information). run: (B,)
-    tokens since the rule last began a segment. spacelike: (B,) whether the last token was one.
+    entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's place
+    in its segment. spacelike: whether the token is one.
     """
 
     entropy: Tensor
@@ -159,8 +160,13 @@ class Segmenter(nn.Module):
         first = place[starts]
         lengths = torch.diff(first, append=place.new_tensor([packing.total]))
         per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
-        context = of_token - (starts & ~expected).to(of_token.dtype)
+        context = _context(of_token, tokens.special, expected)
         return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
+
+    def foresee(self, tokens: Tokens, entropies: Tensor | None, segments: Segments) -> Segments:
+        """Segments of tokens whose codes were given, with the context that `forward` gives the same tokens."""
+        expected = self._expected(tokens, entropies, self.threshold)
+        return replace(segments, context=_context(segments.of_token, tokens.special, expected))
 
     def _expected(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
         """(T,) bool: where a segment begins, as far as it can be known before the token is seen."""
@@ -169,44 +175,44 @@ class Segmenter(nn.Module):
         forced = row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device))
         if self.config.rule == "information":
             assert entropies is not None, "the rule information needs entropies"
-            return self._gather(entropies, forced, threshold)
-        return self._longest_cut(self._begins(tokens, entropies, forced, threshold))
+            following = self._following(forced, entropies.masked_fill(entropies.isinf(), 0.0), threshold)
+        else:
+            following = self._following(
+                forced, self._begins(tokens, entropies, threshold).float(), threshold.new_zeros(())
+            )
+        return _reached(forced, following)
 
-    def _gather(self, entropies: Tensor, forced: Tensor, threshold: Tensor) -> Tensor:
-        """Boundaries of segments that each take tokens while their entropies add up to at most the threshold.
+    def _following(self, forced: Tensor, weight: Tensor, bound: Tensor) -> Tensor:
+        """(T,) for every token: where the next segment would begin if one began here.
 
-        For every token at once: where the next segment would begin if one began here. Then, from the forced
-        boundaries on, which of these are reached, by doubling the stride: log₂ T rounds.
+        That is where a boundary is forced, or where the segment would be too long, or the first token from the
+        shortest length on at which the rule holds: weight > bound, for `information` with all weights before it in
+        the segment added.
         """
-        total, place = len(entropies), torch.arange(len(entropies), device=entropies.device)
-        entropies = entropies.masked_fill(entropies.isinf(), 0.0)
-        gathered, following, is_open = entropies, place + self._cut, torch.ones_like(forced)
+        total, place = len(forced), torch.arange(len(forced), device=forced.device)
+        gathered, following, is_open = weight, place + self._cut, torch.ones_like(forced)
         for ahead in range(1, min(self._cut, total)):
             token = (place + ahead).clamp(max=total - 1)
-            gathered = gathered + entropies[token]
-            ends = is_open & ((gathered > threshold) | forced[token])
+            gathered = gathered + weight[token] if self.config.rule == "information" else weight[token]
+            ends = forced[token] | (gathered > bound) if ahead >= self.config.min_tokens_per_code else forced[token]
+            ends = is_open & ends
             following = torch.where(ends, place + ahead, following)
             is_open = is_open & ~ends
-        following = torch.cat([following.clamp(max=total), following.new_tensor([total])])  # the end leads to itself
-        reached = torch.cat([forced, forced.new_zeros(1)])
-        for _ in range(total.bit_length()):
-            reached = reached.index_fill(0, following[reached.nonzero()[:, 0]], True)
-            following = following[following]
-        return reached[:total]
+        return following.clamp(max=total)
 
-    def _begins(self, tokens: Tokens, entropies: Tensor | None, forced: Tensor, threshold: Tensor) -> Tensor:
-        """(T,) bool: where the rule itself begins a segment, or must."""
+    def _begins(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
+        """(T,) bool: where the rule itself would begin a segment."""
         packing, config = tokens.packing, self.config
         if config.rule == "fixed":
-            return forced
+            return torch.zeros_like(tokens.special)
         if config.rule == "whitespace":
             space = is_spacelike(tokens.ids[:, 0])
             nothing = torch.zeros((), dtype=torch.bool, device=space.device)
             last = packing.shift(space, nothing)
-            return forced | (last & ~packing.shift(last, nothing))
+            return last & ~packing.shift(last, nothing)
         assert entropies is not None, f"the rule {config.rule} needs entropies"
         rises = entropies - packing.shift(entropies, entropies.new_tensor(float("inf")))
-        return forced | self._is_hard(entropies, rises, threshold)
+        return self._is_hard(entropies, rises, threshold)
 
     def _is_hard(self, entropy: Tensor, rise: Tensor, threshold: Tensor) -> Tensor:
         if self.config.rule == "increase":
@@ -216,15 +222,9 @@ class Segmenter(nn.Module):
 
     @property
     def _cut(self) -> int:
-        """Length at which a run without a boundary is cut."""
+        """Length at which a segment is cut."""
         config = self.config
         return int(config.target_tokens_per_code) if config.rule == "fixed" else config.max_tokens_per_code
-
-    def _longest_cut(self, begins: Tensor) -> Tensor:
-        """Adds a boundary every `_cut` tokens after each one; rows begin with one, so runs stay in their row."""
-        place = torch.arange(len(begins), device=begins.device)
-        last = torch.where(begins, place, 0).cummax(0).values
-        return begins | ((place - last) % self._cut == 0)
 
     @torch.no_grad()
     def calibrate(self, tokens: Tokens, entropies: Tensor, *, follow: float = 1.0) -> None:
@@ -248,48 +248,68 @@ class Segmenter(nn.Module):
         self.threshold.lerp_(high.to(self.threshold), follow)
 
     def begin(self, rows: int, device: torch.device) -> SegmentationState:
-        """The state before any token of `rows` rows."""
+        """The state before any token of `rows` rows, (rows,) each."""
         zeros = torch.zeros(rows, device=device)
         before = 0.0 if self.config.rule == "information" else float("inf")
         return SegmentationState(zeros + before, zeros.long(), zeros.bool())
 
-    def resume(self, tokens: Tokens, segments: Segments, entropies: Tensor | None) -> SegmentationState:
-        """The state in which `forward` over rows ended, before the last token of each row was taken in."""
-        last = tokens.packing.offsets + tokens.packing.lengths - 1
-        entropy = torch.zeros(len(last), device=last.device)
-        if entropies is not None and self.config.rule == "information":
-            mine = segments.of_token == segments.of_token[last][tokens.packing.rows]
-            known = entropies.masked_fill(entropies.isinf(), 0.0)
-            entropy = entropy.index_add(0, tokens.packing.rows[mine], known[mine])
-        elif entropies is not None:
-            entropy = entropies[last]
-        before = tokens.ids[(last - 1).clamp(min=0), 0]
-        return SegmentationState(entropy, segments.offsets[last].clone(), is_spacelike(before))
-
     def step(
-        self, state: SegmentationState, rows: Tensor, token: Tensor, special: Tensor, entropy: Tensor | None
-    ) -> Tensor:
-        """Whether a segment begins before the next token: (R,) bool; equals `forward`.
+        self, last: SegmentationState, token: Tensor, special: Tensor, entropy: Tensor | None
+    ) -> tuple[Tensor, SegmentationState]:
+        """n more tokens of R rows → whether a segment begins after each, (R, n) bool, and the states (R, n) there.
 
-        rows: (R,) rows of the state that go on. token: (R,) the last token's first slot. special: (R,) bool,
-        whether it is a special one. entropy: (R,) H of the next token, None for the rules that need none.
+        last: (R,) at the token before them. token: (R, n) their first slots. special: (R, n) bool, which are
+        special ones. entropy: (R, n) H of the tokens after them, None for the rules that need none. Equals `forward`.
         """
+        spacelike = is_spacelike(token)
+        weight, bound = self._weigh(last, special, spacelike, entropy)
+        gathered, run = last.entropy, last.run
+        begins, sums, runs = [], [], []
+        for n in range(token.shape[1]):  # where a segment may begin depends on where the one before began
+            run = run + 1
+            gathered = gathered + weight[:, n] if self.config.rule == "information" else weight[:, n]
+            holds = (gathered > bound) & (run >= self.config.min_tokens_per_code)
+            begins.append(special[:, n] | holds | (run == self._cut))
+            gathered, run = torch.where(begins[-1], weight[:, n], gathered), run.masked_fill(begins[-1], 0)
+            sums.append(gathered)
+            runs.append(run)
         if self.config.rule == "information":
-            assert entropy is not None, "the rule information needs entropies"
-            gathered = state.entropy[rows] + entropy
-            begins = special | (gathered > self.threshold) | (state.run[rows] + 1 == self._cut)
-            state.entropy[rows] = torch.where(begins, entropy, gathered)
-        elif self.config.rule == "fixed":
-            begins = special.clone()
-        elif self.config.rule == "whitespace":
-            begins = special | (is_spacelike(token) & ~state.spacelike[rows])
-            state.spacelike[rows] = is_spacelike(token)
-        else:
-            assert entropy is not None, f"the rule {self.config.rule} needs entropies"
-            begins = special | self._is_hard(entropy, entropy - state.entropy[rows], self.threshold)
-            state.entropy[rows] = entropy
-        state.run[rows] = torch.where(begins, 0, state.run[rows] + 1)
-        return state.run[rows] % self._cut == 0
+            entropy = torch.stack(sums, 1)
+        elif entropy is None:
+            entropy = last.entropy[:, None].expand(token.shape)
+        return torch.stack(begins, 1), SegmentationState(entropy, torch.stack(runs, 1), spacelike)
+
+    def _weigh(
+        self, last: SegmentationState, special: Tensor, spacelike: Tensor, entropy: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Weights (R, n) and their bound, as in `_following`, of the tokens after those of a `step`."""
+        if self.config.rule == "fixed":
+            return torch.zeros_like(special, dtype=torch.float32), self.threshold.new_zeros(())
+        if self.config.rule == "whitespace":
+            hard = spacelike & ~torch.cat([last.spacelike[:, None], spacelike[:, :-1]], dim=1)
+            return hard.float(), self.threshold.new_zeros(())
+        assert entropy is not None, f"the rule {self.config.rule} needs entropies"
+        if self.config.rule == "information":
+            return entropy, self.threshold
+        rise = entropy - torch.cat([last.entropy[:, None], entropy[:, :-1]], dim=1)
+        return self._is_hard(entropy, rise, self.threshold).float(), self.threshold.new_zeros(())
+
+
+def _reached(forced: Tensor, following: Tensor) -> Tensor:
+    """(T,) bool: the tokens on the paths i → following[i] from the forced ones, found by doubling the stride: log₂ T
+    rounds."""
+    total = len(forced)
+    following = torch.cat([following, following.new_tensor([total])])  # the end leads to itself
+    reached = torch.cat([forced, forced.new_zeros(1)])
+    for _ in range(total.bit_length()):
+        reached = reached.index_fill(0, following[reached.nonzero()[:, 0]], True)
+        following = following[following]
+    return reached[:total]
+
+
+def _context(of_token: Tensor, special: Tensor, expected: Tensor) -> Tensor:
+    """Segments.context: a special token where no segment was expected to begin was expected in the one before."""
+    return of_token - (special & ~expected).to(of_token.dtype)
 
 
 def check_rule(rule: Rule, alphabet: Alphabet) -> None:

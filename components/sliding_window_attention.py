@@ -2,8 +2,8 @@
 
 One interface, several kernels, all equal to `naive_attention` (held by a test):
 
-    flash_attention   CUDA with flash-attn installed: variable-length kernel with `window_size`
-    flex_attention    CUDA without it: FlexAttention with a block mask
+    flash_attention   CUDA in half precision with flash-attn installed: variable-length kernel with `window_size`
+    flex_attention    CUDA otherwise, so always in fp32: FlexAttention with a block mask
     block_attention   everywhere else: blocks of W queries against their own block and the one before
 
 Letters: T packed tokens, H heads, d width of a head, W window (a token sees itself and W - 1 before it).
@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from components.packing import Packing
+from components.ring import Ring
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Packing, int], Tensor]
 
@@ -88,18 +89,36 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: in
 
     key = ("flex", window)
     if key not in packing.attention_masks:
-        rows = packing.rows
-
-        def visible(b: Tensor, h: Tensor, query: Tensor, token: Tensor) -> Tensor:
-            return (rows[query] == rows[token]) & (query >= token) & (query - token < window)
-
-        packing.attention_masks[key] = library.create_block_mask(
-            visible, None, None, packing.total, packing.total, device=str(q.device)
-        )
+        packing.attention_masks[key] = _flex_mask(packing, window)
     q, k, v = (rearrange(x, "t h d -> 1 h t d") for x in (q, k, v))
     flex: Any = _compiled_flex_attention() if q.is_cuda else library.flex_attention
     out = flex(q, k, v, block_mask=packing.attention_masks[key])
     return rearrange(out, "1 h t d -> t h d")
+
+
+def _flex_mask(packing: Packing, window: int) -> Any:
+    """BlockMask of the window, made from arithmetic: torch's create_block_mask would make a T×T mask first.
+
+    A block of 128 queries has the blocks from its first query's farthest key to its own.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    rows, size = packing.rows, 128
+
+    def visible(b: Tensor, h: Tensor, query: Tensor, token: Tensor) -> Tensor:
+        return (rows[query] == rows[token]) & (query >= token) & (query - token < window)
+
+    own = torch.arange(-(-packing.total // size), device=rows.device)
+    first = (own * size - window + 1).clamp(min=0) // size
+    counts = own - first + 1
+    reached = (first[:, None] + own) % max(len(own), 1)  # those that count come first in each line
+    return BlockMask.from_kv_blocks(
+        counts.to(torch.int32)[None, None],
+        reached.to(torch.int32)[None, None],
+        BLOCK_SIZE=size,
+        mask_mod=visible,
+        seq_lengths=(packing.total, packing.total),
+    )
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int) -> Tensor:
@@ -107,52 +126,80 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: i
     from flash_attn import flash_attn_varlen_func
 
     lengths, longest = packing.cumulative_lengths, packing.longest
-    half = q.dtype if q.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
-    out = flash_attn_varlen_func(
-        q.to(half), k.to(half), v.to(half), lengths, lengths, longest, longest,
-        causal=True, window_size=(window - 1, 0),
-    )  # fmt: skip
-    return out.to(q.dtype)
+    out: Tensor = flash_attn_varlen_func(
+        q, k, v, lengths, lengths, longest, longest, causal=True, window_size=(window - 1, 0)
+    )
+    return out
 
 
-def kernel_for(device: torch.device) -> Kernel:
-    """The kernel that is used on a device; its `__name__` is what the training log states."""
-    if device.type != "cuda":
+@cache
+def kernel_for(device_type: str, dtype: torch.dtype) -> Kernel:
+    """The kernel that is used for tensors of a type on a device; its `__name__` is what the training log states.
+
+    fp32 stays fp32: what is computed in it, the entropies, is compared with a threshold to the last bits.
+    """
+    if device_type != "cuda":
         return block_attention
-    return flash_attention if importlib.util.find_spec("flash_attn") else flex_attention
+    half = dtype in (torch.float16, torch.bfloat16)
+    return flash_attention if half and importlib.util.find_spec("flash_attn") else flex_attention
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the next n tokens of R rows go in rings of keys and values, and what they see: the same for all layers.
+
+    rows: (R,) rows of the rings, ascending. slots: (R, n). visible: (R, 1, n, C). angles: cosines and sines
+    (R, n, 1, d/2) of the positions.
+    """
+
+    rows: Tensor
+    slots: Tensor
+    visible: Tensor
+    angles: tuple[Tensor, Tensor]
+
+    @classmethod
+    def after(cls, rows: Tensor, positions: Tensor, window: int, slots: int, head_width: int) -> Places:
+        """positions: (R, n) of the tokens in their rows, consecutive; the rings have C = `slots` slots.
+
+        C ≥ window + n - 1, so that what these tokens overwrite is out of sight of all of them. The same holds for
+        tokens that were written and taken back: their slots count as those of tokens C places earlier.
+        """
+        newest = positions[:, -1:]
+        slot = torch.arange(slots, device=positions.device)
+        held = (newest - (newest - slot) % slots)[:, None]  # (R, 1, C) the position whose token each slot holds
+        distance = positions[:, :, None] - held
+        visible = (distance >= 0) & (distance < window) & (held >= 0)
+        return cls(rows, positions % slots, visible[:, None], rotary_angles(positions[:, :, None], head_width))
 
 
 @dataclass
 class AttentionCache:
-    """The last W keys and values of B rows, as a ring: token p of a row lies in slot p mod W.
+    """Keys and values of the last tokens of B rows, as rings: token p of a row lies in slot p mod C.
 
-    keys, values: (B, H, W, d); counts: (B,) tokens seen so far. Memory does not grow with the text.
+    C is the window and some more, so that several tokens can be written at once, and taken back again by writing
+    others at their positions. Memory does not grow with the text.
     """
 
-    keys: Tensor
-    values: Tensor
-    counts: Tensor
-
-    def fill(self, k: Tensor, v: Tensor, packing: Packing) -> None:
-        """Takes over the last W keys and values (T, H, d) of each row, the cache being empty."""
-        recent = packing.positions >= (packing.lengths - self.keys.shape[2])[packing.rows]
-        rows, slots = packing.rows[recent], packing.positions[recent] % self.keys.shape[2]
-        self.keys[rows, :, slots] = k[recent].to(self.keys.dtype)
-        self.values[rows, :, slots] = v[recent].to(self.values.dtype)
-        self.counts.copy_(packing.lengths)
-
-    def forget_last(self) -> None:
-        """Takes the last token of every row back; its slot held the one token that the next cannot see."""
-        self.counts.sub_(1)
+    keys: Ring  # (B, C, H, d)
+    values: Ring
 
 
-def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864). x: (T, H, d), positions: (T,)."""
-    half = x.shape[-1] // 2
-    frequencies = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = positions[:, None].float() * frequencies
-    cos, sin = angles.cos().to(x.dtype)[:, None], angles.sin().to(x.dtype)[:, None]
-    a, b = x[..., :half], x[..., half:]
+def rotary_angles(positions: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864) → their cosines and sines (…, d/2)."""
+    angles = positions[..., None] * _frequencies(head_width // 2, positions.device)
+    return angles.cos(), angles.sin()
+
+
+@cache
+def _frequencies(half: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must serve training, too
+        return 10_000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """x: (…, H, d) turned by the angles of its positions, (…, 1, d/2)."""
+    cos, sin = (part.to(x.dtype) for part in angles)
+    a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
@@ -169,32 +216,31 @@ class SlidingWindowAttention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.to_out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, packing: Packing, cache: AttentionCache | None = None) -> Tensor:
-        """x: (T, D) → (T, D). An empty `cache` given along is filled for `step` to go on from."""
+    @property
+    def head_width(self) -> int:
+        return self.to_out.in_features // self.heads
+
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """x: (T, D) → (T, D)."""
         qkv = rearrange(self.to_qkv(x), "t (three h d) -> t three h d", three=3, h=self.heads)
-        qk = rotate(qkv[:, :2].flatten(1, 2), packing.positions)  # (T, 2H, d)
+        angles = rotary_angles(packing.positions[:, None], self.head_width)
+        qk = rotate(qkv[:, :2].flatten(1, 2), angles)  # (T, 2H, d)
         q, k, v = qk[:, : self.heads], qk[:, self.heads :], qkv[:, 2]
-        if cache is not None:
-            cache.fill(k, v, packing)
-        out = kernel_for(x.device)(q, k, v, packing, self.window)
+        out = kernel_for(q.device.type, q.dtype)(q, k, v, packing, self.window)
         return self.to_out(rearrange(out, "t h d -> t (h d)"))
 
-    def step(self, x: Tensor, cache: AttentionCache, rows: Tensor) -> Tensor:
-        """The next token of some rows. x: (R, D) for cache rows `rows` (R,) → (R, D); equals `forward`."""
-        qkv = rearrange(self.to_qkv(x), "r (three h d) -> r three h d", three=3, h=self.heads)
-        position = cache.counts[rows]
-        qk = rotate(qkv[:, :2].flatten(1, 2), position)
-        slot = position % self.window
-        cache.keys[rows, :, slot] = qk[:, self.heads :].to(cache.keys.dtype)
-        cache.values[rows, :, slot] = qkv[:, 2].to(cache.values.dtype)
-        cache.counts[rows] = position + 1
-        filled = torch.arange(self.window, device=x.device) <= position[:, None]  # (R, W)
-        q = qk[:, : self.heads, None].to(cache.keys.dtype)  # (R, H, 1, d)
-        out = F.scaled_dot_product_attention(q, cache.keys[rows], cache.values[rows], attn_mask=filled[:, None, None])
-        return self.to_out(rearrange(out, "r h 1 d -> r (h d)").to(x.dtype))
+    def step(self, x: Tensor, cache: AttentionCache, places: Places) -> Tensor:
+        """The next tokens of some rows. x: (R, n, D) → (R, n, D); equals `forward`."""
+        qkv = self.to_qkv(x).view(*x.shape[:2], 3 * self.heads, self.head_width)  # (R, n, 3H, d)
+        q, k = rotate(qkv[:, :, : 2 * self.heads], places.angles).chunk(2, dim=2)
+        cache.keys.write(places.rows, places.slots, k)
+        cache.values.write(places.rows, places.slots, qkv[:, :, 2 * self.heads :])
+        keys, values = cache.keys.of(places.rows), cache.values.of(places.rows)  # (R, C, H, d)
+        q = q.to(keys.dtype).transpose(1, 2)
+        out = F.scaled_dot_product_attention(q, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=places.visible)
+        return self.to_out(out.transpose(1, 2).flatten(2).to(x.dtype))
 
-    def empty_cache(self, rows: int, device: torch.device, dtype: torch.dtype) -> AttentionCache:
-        """A cache for `rows` rows that have seen nothing."""
-        shape = (rows, self.heads, self.window, self.to_out.in_features // self.heads)
-        keys, values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        return AttentionCache(keys, values, torch.zeros(rows, dtype=torch.int64, device=device))
+    def empty_cache(self, rows: int, ahead: int, device: torch.device, dtype: torch.dtype) -> AttentionCache:
+        """A cache for `rows` rows that have seen nothing, for up to `ahead` tokens at once."""
+        shape = (rows, self.window + ahead, self.heads, self.head_width)
+        return AttentionCache(*(Ring(torch.zeros(shape, device=device, dtype=dtype)) for _ in range(2)))

@@ -32,6 +32,8 @@ class TokenEmbedding(nn.Module):
     0 where tokens have none.
     """
 
+    sizes: Tensor
+
     def __init__(
         self,
         alphabet: Alphabet,
@@ -45,6 +47,7 @@ class TokenEmbedding(nn.Module):
         self.alphabet, self.ngram_sizes, self.ngram_rows = alphabet, ngram_sizes, ngram_rows
         self.slots = nn.ModuleList(nn.Embedding(alphabet.size, width) for _ in range(alphabet.slots))
         if ngram_sizes:
+            self.register_buffer("sizes", torch.tensor(sorted(set(ngram_sizes))), persistent=False)
             self.ngrams = nn.EmbeddingBag(ngram_rows, ngram_width, mode="sum")
             self.from_ngrams = nn.Linear(ngram_width, width, bias=False)
         if vector_width:
@@ -62,25 +65,29 @@ class TokenEmbedding(nn.Module):
         for back in range(1, self.reach):
             moved = F.pad(hashes, (back, 0))[: len(hashes)]
             past.append(torch.where(tokens.packing.positions >= back, moved, HISTORY))
-        return self.embed(tokens.ids, torch.stack(past, dim=1), tokens.vectors)
+        return self.embed(tokens.ids, ngram_hashes(torch.stack(past, dim=1)), tokens.vectors)
 
-    def embed(self, ids: Tensor, past: Tensor, vectors: Tensor | None) -> Tensor:
-        """ids (T, Q), past (T, reach) hashes of the tokens t, t-1, …, vectors (T, Dv) → (T, D)."""
-        x = self.slots[0](ids[:, 0])
+    def embed(self, ids: Tensor, ngrams: Tensor, vectors: Tensor | None) -> Tensor:
+        """ids (…, Q), ngrams (…, reach or more) as `ngram_hashes` gives them, vectors (…, Dv) → (…, D)."""
+        x = self.slots[0](ids[..., 0])
         for slot in range(1, len(self.slots)):
-            x = x + self.slots[slot](ids[:, slot])
+            x = x + self.slots[slot](ids[..., slot])
         if self.ngram_sizes:
-            x = x + self.from_ngrams(self.ngrams(self._ngram_rows(past)))
+            rows = self.ngram_rows_of(ngrams)
+            x = x + self.from_ngrams(self.ngrams(rows.flatten(0, -2))).view(x.shape)
         if vectors is not None:
             x = x + self.from_vectors(vectors)
         return x
 
-    def _ngram_rows(self, past: Tensor) -> Tensor:
-        """(T, reach) token hashes, newest first → (T, G) rows of the n-gram table."""
-        state = torch.zeros_like(past[:, 0])
-        rows = []
-        for n in range(1, self.reach + 1):
-            state = mix(state, past[:, n - 1])
-            if n in self.ngram_sizes:
-                rows.append(mix(state, torch.full_like(state, n)) % self.ngram_rows)
-        return torch.stack(rows, dim=1)
+    def ngram_rows_of(self, ngrams: Tensor) -> Tensor:
+        """(…, reach or more) hashes of n-grams → (…, G) rows of the n-gram table."""
+        return mix(ngrams[..., self.sizes - 1], self.sizes) % self.ngram_rows
+
+
+def ngram_hashes(past: Tensor) -> Tensor:
+    """(…, reach) hashes of the tokens t, t-1, … → (…, reach) of the 1-gram, 2-gram, … that end at t."""
+    state, states = torch.zeros_like(past[..., 0]), []
+    for n in range(past.shape[-1]):
+        state = mix(state, past[..., n])
+        states.append(state)
+    return torch.stack(states, dim=-1)

@@ -34,11 +34,11 @@ class ParallelHead(nn.Module):
         self.to_logits = nn.Linear(width, alphabet.slots * alphabet.codebook_size + 1)
 
     def logits(self, hidden: Tensor) -> list[Tensor]:
-        """hidden: (T, D) → for slot 0 (T, K + 1) with "end" as class K, for the others (T, K); fp32."""
+        """hidden: (…, D) → for slot 0 (…, K + 1) with "end" as class K, for the others (…, K); fp32."""
         size = self.alphabet.codebook_size
         flat = self.to_logits(hidden).float()
-        slots = [flat[:, slot * size : (slot + 1) * size] for slot in range(1, self.alphabet.slots)]
-        return [torch.cat([flat[:, :size], flat[:, -1:]], dim=1) if slots else flat, *slots]
+        slots = [flat[..., slot * size : (slot + 1) * size] for slot in range(1, self.alphabet.slots)]
+        return [torch.cat([flat[..., :size], flat[..., -1:]], dim=-1) if slots else flat, *slots]
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
@@ -63,11 +63,11 @@ class DepthHead(nn.Module):
         )
 
     def slot_logits(self, hidden: Tensor, earlier: Tensor) -> Tensor:
-        """Logits of slot q = earlier.shape[1]; hidden (T, D), earlier (T, q) codes → (T, K + 1) or (T, K), fp32."""
-        slot = earlier.shape[1]
+        """Logits of slot q; hidden (…, D), earlier (…, q) codes → (…, K + 1) or, for q > 0, (…, K), fp32."""
+        slot = earlier.shape[-1]
         if slot:
             for before in range(slot):
-                hidden = hidden + self.earlier[before](earlier[:, before])
+                hidden = hidden + self.earlier[before](earlier[..., before])
             hidden = self.blocks[slot - 1](hidden)
         return self.to_logits[slot](hidden).float()
 

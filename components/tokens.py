@@ -46,6 +46,21 @@ BYTES = Alphabet()
 
 
 @dataclass(frozen=True)
+class NextTokens:
+    """n more tokens of each of R rows, as the `step` methods take them.
+
+    rows: (R,) ascending. positions: (R, n) in their rows, consecutive. ids: (R, n, Q). ngrams: (R, n, reach)
+    hashes of the 1-gram, 2-gram, … that end at each. vectors: (R, n, D) or None, as in Tokens.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    ids: Tensor
+    ngrams: Tensor
+    vectors: Tensor | None
+
+
+@dataclass(frozen=True)
 class Tokens:
     """A packed sequence of tokens of one level.
 

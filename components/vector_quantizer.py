@@ -38,8 +38,8 @@ class QuantizerConfig:
 
     kind: Kind = "fsq"
     codes_per_segment: int = 3
-    codebook_size: int = 512
-    fsq_levels: tuple[int, ...] = (2,) * 9
+    codebook_size: int = 256
+    fsq_levels: tuple[int, ...] = (2,) * 8
     decay: float = 0.99
     commitment: float = 0.25
     revive_after: float = 0.05

@@ -1,12 +1,18 @@
+import importlib.util
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components import sliding_window_attention
 from components.packing import Packing
 from components.sliding_window_attention import (
+    Kernel,
     SlidingWindowAttention,
+    _flex_mask,
     block_attention,
+    flash_attention,
     flex_attention,
     kernel_for,
     naive_attention,
@@ -22,7 +28,7 @@ def projections(total: int, heads: int = 2, width: int = 4) -> list[torch.Tensor
     return [torch.randn(total, heads, width, requires_grad=True) for _ in range(3)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(row_lengths, windows)
 def test_blocks_equal_the_definition_forward_and_backward(lengths: list[int], window: int) -> None:
     packing = Packing.from_lengths(torch.tensor(lengths))
@@ -39,7 +45,7 @@ def test_blocks_equal_the_definition_forward_and_backward(lengths: list[int], wi
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(row_lengths, windows)
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_equals_the_definition(lengths: list[int], window: int) -> None:
@@ -57,58 +63,72 @@ def test_the_definition_is_a_softmax_over_the_window_of_the_row() -> None:
         torch.testing.assert_close(got[t], weights @ v[visible])
 
 
-def test_a_cpu_uses_blocks() -> None:
-    assert kernel_for(torch.device("cpu")) is block_attention
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=5).filter(any), st.integers(1, 400))
+def test_flex_attention_lists_every_block_that_is_seen_and_few_others(lengths: list[int], window: int) -> None:
+    packing = Packing.from_lengths(torch.tensor(lengths))
+    place = torch.arange(-(-packing.total // 128) * 128)
+    seen = (place[:, None] >= place) & (place[:, None] - place < window)
+    seen = seen.view(len(place) // 128, 128, -1, 128).any(3).any(1)
+    mask = _flex_mask(packing, window)
+    assert torch.equal(mask.to_dense()[0, 0].bool(), seen)
+    assert mask.seq_lengths == (packing.total, packing.total)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), windows, st.data())
-def test_steps_equal_forward_from_any_prefix(lengths: list[int], window: int, data: st.DataObject) -> None:
+def test_a_long_text_needs_no_square_mask() -> None:
+    packing = Packing.from_lengths(torch.tensor([200_000, 62_144]))  # T×T would be 64 GiB even of single bytes
+    mask = _flex_mask(packing, 512)
+    assert int(mask.kv_num_blocks.max()) == 5
+
+
+@pytest.mark.parametrize("flash_attn_is_installed", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernel_follows_device_and_precision(
+    monkeypatch: pytest.MonkeyPatch, flash_attn_is_installed: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: flash_attn_is_installed or None)
+    choose = kernel_for.__wrapped__
+    assert choose("cpu", dtype) is choose("mps", dtype) is block_attention
+    half = dtype != torch.float32
+    assert choose("cuda", dtype) is (flash_attention if half and flash_attn_is_installed else flex_attention)
+
+
+def test_attention_asks_for_the_kernel_of_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, torch.dtype]] = []
+
+    def ask(device_type: str, dtype: torch.dtype) -> Kernel:
+        asked.append((device_type, dtype))
+        return block_attention
+
+    monkeypatch.setattr(sliding_window_attention, "kernel_for", ask)
+    attention, packing = SlidingWindowAttention(8, 2, 3), Packing.from_lengths(torch.tensor([5]))
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(torch.randn(5, 8), packing)
+        with torch.autocast("cpu", enabled=False):
+            attention(torch.randn(5, 8), packing)
+    assert asked == [("cpu", torch.bfloat16), ("cpu", torch.float32)]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), windows, st.integers(1, 6), st.data())
+def test_steps_equal_forward(lengths: list[int], window: int, ahead: int, data: st.DataObject) -> None:
+    """Some tokens at a time, of some rows, and with strangers in between that are taken back."""
     torch.manual_seed(0)
-    attention = SlidingWindowAttention(8, 2, window)
+    model = SlidingWindowTransformer(TransformerConfig(width=8, layers=2, heads=2, window=window, mlp_width=8))
     packing = Packing.from_lengths(torch.tensor(lengths))
     x = torch.randn(packing.total, 8)
-    expected = attention(x, packing)
-    known = [data.draw(st.integers(0, n)) for n in lengths]
-
-    cache = attention.empty_cache(len(lengths), x.device, x.dtype)
-    inside = packing.positions < torch.tensor(known)[packing.rows]
-    if inside.any():
-        attention(x[inside], Packing.from_lengths(torch.tensor(known)), cache)
-    for place in range(max(lengths)):
-        rows = [b for b, n in enumerate(lengths) if known[b] <= place < n]
-        if rows:
-            at = packing.offsets[rows] + place
-            torch.testing.assert_close(
-                attention.step(x[at], cache, torch.tensor(rows)), expected[at], atol=1e-5, rtol=1e-4
-            )
-
-
-@pytest.mark.parametrize("window", [1, 2, 5])
-@pytest.mark.parametrize("seen", [1, 4, 5, 6, 13])
-def test_a_forgotten_token_leaves_no_trace(window: int, seen: int) -> None:
-    torch.manual_seed(0)
-    attention = SlidingWindowAttention(8, 2, window)
-    cache = attention.empty_cache(1, torch.device("cpu"), torch.float32)
-    x = torch.randn(seen + 4, 8)
-    with_stranger = torch.cat([x[: seen - 1], torch.randn(1, 8)])
-    attention(with_stranger, Packing.from_lengths(torch.tensor([seen])), cache)
-    cache.forget_last()
-    expected = attention(x, Packing.from_lengths(torch.tensor([len(x)])))
-    for t in range(seen - 1, len(x)):
-        got = attention.step(x[t : t + 1], cache, torch.tensor([0]))[0]
-        torch.testing.assert_close(got, expected[t], atol=1e-5, rtol=1e-4)
-
-
-def test_a_transformer_steps_as_it_runs() -> None:
-    torch.manual_seed(0)
-    model = SlidingWindowTransformer(TransformerConfig(width=8, layers=3, heads=2, window=4, mlp_width=8))
-    x = torch.randn(20, 8)
-    expected = model(x, Packing.from_lengths(torch.tensor([20])))
-    caches = model.empty_caches(1, x.device)
-    for t in range(20):
-        got = model.step(x[t : t + 1], caches, torch.tensor([0]))[0]
-        torch.testing.assert_close(got, expected[t], atol=1e-5, rtol=1e-4)
+    expected = model(x, packing)
+    caches, seen = model.empty_caches(len(lengths), ahead, x.device), [0] * len(lengths)
+    while rows := [b for b, n in enumerate(lengths) if seen[b] < n]:
+        count = data.draw(st.integers(1, min(ahead, *(lengths[b] - seen[b] for b in rows))))
+        positions = torch.tensor([[seen[b] + i for i in range(count)] for b in rows])
+        at = packing.offsets[rows][:, None] + positions
+        strange = positions[:, :1] + torch.arange(data.draw(st.integers(1, ahead)))
+        model.step(torch.randn(*strange.shape, 8), caches, torch.tensor(rows), strange)
+        got = model.step(x[at], caches, torch.tensor(rows), positions)
+        torch.testing.assert_close(got, expected[at], atol=1e-5, rtol=1e-4)
+        for b in rows:
+            seen[b] += count
 
 
 def test_nothing_at_all_is_attended_to() -> None:

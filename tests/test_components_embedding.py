@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.incremental import Past
+from components.incremental import Memory
 from components.packing import Packing
-from components.token_embedding import TokenEmbedding
+from components.token_embedding import TokenEmbedding, ngram_hashes
 from components.token_hash import token_hash
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 
@@ -32,22 +32,24 @@ def bytes_of(*rows: bytes) -> Tokens:
 
 
 @alphabets
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths=row_lengths)
 def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
     embedding, tokens = embedding_of(alphabet, vector_width), tokens_of(lengths, alphabet, vector_width)
     expected = embedding(tokens)
-    past = Past.empty(len(lengths), embedding.reach, torch.device("cpu"))
-    for t in range(max(lengths)):
-        rows = torch.tensor([b for b, n in enumerate(lengths) if t < n])
-        at = tokens.packing.offsets[rows] + t
+    memory = Memory(len(lengths), 3, embedding.reach, [], torch.zeros(len(lengths), 1, 1))
+    while (rows := (memory.counts < torch.tensor(lengths)).nonzero()[:, 0]).numel():
+        count = min(3, int((torch.tensor(lengths) - memory.counts)[rows].min()))
+        at = tokens.packing.offsets[rows][:, None] + memory.counts[rows][:, None] + torch.arange(count)
         vectors = tokens.vectors[at] if tokens.vectors is not None else None
-        got = embedding.embed(tokens.ids[at], past.push(rows, tokens.ids[at]), vectors)
+        entered = memory.enter(rows, tokens.ids[at], vectors)
+        got = embedding.embed(entered.ids, entered.ngrams, entered.vectors)
         torch.testing.assert_close(got, expected[at])
+        memory.counts[rows] += count
 
 
 @alphabets
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths=row_lengths)
 def test_a_row_is_embedded_as_if_alone(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
     embedding, tokens = embedding_of(alphabet, vector_width), tokens_of(lengths, alphabet, vector_width)
@@ -81,7 +83,8 @@ def test_the_order_and_the_slot_of_a_code_change_its_hash() -> None:
 
 
 def test_hashes_spread_evenly() -> None:
-    rows = embedding_of(BYTES, 0)._ngram_rows(token_hash(torch.randint(256, (20_000, 4, 1))))
+    past = token_hash(torch.randint(256, (20_000, 4, 1)))
+    rows = embedding_of(BYTES, 0).ngram_rows_of(ngram_hashes(past))
     counts = torch.bincount(rows[:, 2], minlength=997).float()
     assert counts.max() < 3 * counts.mean()
 

@@ -1,18 +1,26 @@
 import copy
 import random
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tiny_models import SHAPES, random_text, rows_of, tiny_model
 
-from components.generation import GenerationConfig, Sampler
+from components import drafting
+from components.drafting import Drafts
+from components.generation import stream_bytes
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from components.incremental import IncrementalModel
+from components.sampling import GenerationConfig, Sampler, WrittenText, repeats
 from components.tokens import BYTES, pack_bytes
 
 MODELS: dict[str, HierarchicalAutoencoder] = {}
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 some_shapes = pytest.mark.parametrize("shape", ["threshold", "whitespace-both", "increase-threshold-fixed"])
-both_modes = pytest.mark.parametrize("mode", ["exact", "plan"])
+every_mode = pytest.mark.parametrize("mode", ["exact", "plan", "speculative"])
 PROMPTS = [b"a", b"the cat sat on the mat", b"\xff\x00 \n", b"x y z"]
 
 
@@ -61,7 +69,7 @@ def test_greedy_exact_text_is_the_argmax_of_full_forwards(shape: str) -> None:
 
 
 @every_shape
-@both_modes
+@every_mode
 def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(shape: str, mode: str) -> None:
     model = model_of(shape)
     settings = {"mode": mode, "temperature": 0, "max_new_bytes": 17}
@@ -71,7 +79,7 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(shape: str, mode
 
 
 @every_shape
-@both_modes
+@every_mode
 @pytest.mark.parametrize("bound", [1, 2, 13])
 def test_no_more_bytes_than_asked_for(shape: str, mode: str, bound: int) -> None:
     out = model_of(shape).generate_bytes(PROMPTS, mode=mode, max_new_bytes=bound, temperature=1.0, top_p=1.0, seed=0)
@@ -80,7 +88,7 @@ def test_no_more_bytes_than_asked_for(shape: str, mode: str, bound: int) -> None
 
 
 @some_shapes
-@both_modes
+@every_mode
 def test_a_seed_repeats_the_text_and_another_does_not(shape: str, mode: str) -> None:
     settings = {"mode": mode, "temperature": 1.5, "top_p": 1.0, "max_new_bytes": 30}
     first, again, other = (model_of(shape).generate_bytes(PROMPTS, seed=seed, **settings) for seed in (1, 1, 2))
@@ -89,7 +97,7 @@ def test_a_seed_repeats_the_text_and_another_does_not(shape: str, mode: str) -> 
 
 
 @some_shapes
-@both_modes
+@every_mode
 def test_the_end_ends_the_text(shape: str, mode: str) -> None:
     out = ending_model(shape).generate_bytes(PROMPTS, mode=mode, max_new_bytes=30, seed=0)
     assert out == [b""] * len(PROMPTS)
@@ -110,26 +118,272 @@ def likely_end(_: torch.nn.Module, __: object, logits: torch.Tensor) -> torch.Te
     return torch.cat([logits[..., :-1], end], dim=-1)
 
 
-@both_modes
+@every_mode
 def test_an_empty_prompt_is_refused(mode: str) -> None:
     for prompt in (b"", [b"a", b""], []):
         with pytest.raises(ValueError, match="prompt"):
             model_of("fixed").generate_bytes(prompt, mode=mode)
 
 
-@both_modes
+@every_mode
 def test_a_prompt_longer_than_every_window_is_read(mode: str) -> None:
     prompt = random_text(random.Random(0), 500)
     assert len(model_of("threshold-fixed").generate_bytes(prompt, mode=mode, max_new_bytes=9, seed=0)) <= 9
 
 
-@both_modes
+@every_mode
 def test_generation_leaves_the_model_as_it_was(mode: str) -> None:
     model = tiny_model("whitespace-both").train()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     model.generate_bytes(PROMPTS, mode=mode, max_new_bytes=9, seed=0)
     assert model.training
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+TEXT = b"the cat sat on the mat, the dog sat on the log. "
+TRAINED: dict[str, HierarchicalAutoencoder] = {}
+levels_1_to_3 = pytest.mark.parametrize("shape", ["threshold", "threshold-fixed", "increase-threshold-fixed"])
+
+
+def trained_model(shape: str) -> HierarchicalAutoencoder:
+    """Made once: it has read one sentence again and again, so that plans come true."""
+    if shape not in TRAINED:
+        model = tiny_model(shape).train()
+        for level in model.levels:
+            level.compressor.freeze()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        rows = rows_of([TEXT[start:] + TEXT * 2 for start in range(0, len(TEXT), 6)])
+        for _ in range(120):
+            model(rows).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        TRAINED[shape] = model.eval()
+    return TRAINED[shape]
+
+
+@pytest.fixture
+def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
+    """The incremental states that generation makes, each with `reads`: for each call of `read`, how many rows."""
+    made: list[IncrementalModel] = []
+    begin, read, read_codes = IncrementalModel.__init__, IncrementalModel.read, IncrementalModel.read_codes
+
+    def remember(self: IncrementalModel, *arguments: object) -> None:
+        self.reads: list[int] = []  # type: ignore[attr-defined]
+        begin(self, *arguments)
+        made.append(self)
+
+    def count_read(self: IncrementalModel, rows: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        self.reads.append(len(rows))
+        return read(self, rows, *rest)
+
+    def count_codes(self: IncrementalModel, rows: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        self.reads.append(len(rows))
+        return read_codes(self, rows, *rest)
+
+    monkeypatch.setattr(IncrementalModel, "__init__", remember)
+    monkeypatch.setattr(IncrementalModel, "read", count_read)
+    monkeypatch.setattr(IncrementalModel, "read_codes", count_codes)
+    yield made
+
+
+@every_shape
+def test_greedy_speculation_is_greedy_exact(shape: str) -> None:
+    settings = {"temperature": 0, "max_new_bytes": 40}
+    model = model_of(shape)
+    assert model.generate_bytes(PROMPTS, mode="speculative", **settings) == model.generate_bytes(
+        PROMPTS, mode="exact", **settings
+    )
+
+
+@levels_1_to_3
+def test_speculation_comes_to_the_same_in_fewer_steps(
+    shape: str, states: list[IncrementalModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafting, "PATIENCE", 0)  # these segments are too short to save much
+    model, prompts = trained_model(shape), [TEXT[:5], TEXT + TEXT[:17], b"the dog"]
+    for prompt in prompts:
+        settings = {"temperature": 0, "max_new_bytes": 90}
+        assert model.generate_bytes(prompt, mode="speculative", **settings) == model.generate_bytes(
+            prompt, mode="exact", **settings
+        )
+        speculative, exact = (len(state.reads) for state in states[-2:])
+        assert speculative < (0.8 if shape == "threshold" else 1) * exact
+
+
+def test_plans_that_never_come_true_are_seldom_made(
+    states: list[IncrementalModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plan = [], Drafts._plan
+    monkeypatch.setattr(Drafts, "_plan", lambda self, rows: (made.append(len(rows)), plan(self, rows)))
+    monkeypatch.setattr(Drafts, "_draft", lambda *_: b"")
+    pieces = stream_bytes(model_of("fixed"), [b"a"], GenerationConfig("speculative", 200, 1.0, 0, 1.0, seed=0))
+    segments = sum(len(piece.data) for piece in pieces) / 2  # the rule of this model cuts every two bytes
+    assert segments > 50
+    assert segments / 20 < sum(made) < 4 + segments / 8
+
+
+@pytest.mark.parametrize("right", [0.0, 0.6, 1.0])
+@some_shapes
+def test_whatever_the_guesses_the_text_is_the_same(shape: str, right: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guesses of any length, right up to some byte, in a batch of unequal prompts."""
+    model, random_ = model_of(shape), random.Random(0)
+    texts = [prompt + model.generate_bytes(prompt, mode="exact", temperature=0, max_new_bytes=50) for prompt in PROMPTS]
+
+    def propose(self: Drafts, rows: torch.Tensor, upcoming: list[int]) -> list[bytes]:
+        out = []
+        for count in self.state.levels[0].counts[rows].tolist():
+            text = next(text for text in texts if len(text) >= count)  # any text will do
+            guess = text[count : count + random_.randrange(9)]
+            out.append(bytes(byte if random_.random() < right else 65 for byte in guess))
+        return out
+
+    monkeypatch.setattr(Drafts, "propose", propose)
+    out = model.generate_bytes(PROMPTS, mode="speculative", temperature=0, max_new_bytes=50)
+    assert [prompt + text for prompt, text in zip(PROMPTS, out, strict=True)] == texts
+
+
+@pytest.mark.parametrize("mode", ["exact", "speculative"])
+@pytest.mark.parametrize("shape", ["threshold", "whitespace-both"])
+def test_text_has_the_distribution_of_the_predict_path(shape: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """χ² of the next two bytes against full forwards, with guesses that are often right and often wrong."""
+    model, prompt, count = model_of(shape), b"the cat", 3000
+    config = {"temperature": 0.8, "top_k": 3, "top_p": 0.95}
+    expected, guess = {}, {}
+
+    def shaped(text: bytes) -> dict[int, float]:
+        tokens = pack_bytes(rows_of([text + b"?"]))
+        with torch.no_grad():
+            hidden = model.predict(tokens, model.compress(tokens))[0][-1:]
+            p = (model.byte_head.slot_logits(hidden, torch.zeros(1, 0))[0] / config["temperature"]).softmax(-1)
+        kept = p.topk(3)
+        total = kept.values.sum()
+        before = (kept.values.cumsum(0) - kept.values) / total
+        kept_p = kept.values * (before < config["top_p"])
+        return {int(i): float(x / kept_p.sum()) for i, x in zip(kept.indices, kept_p, strict=True) if x > 0}
+
+    for first, p in shaped(prompt).items():
+        following = shaped(prompt + bytes([first]))
+        guess[first] = max(following, key=lambda byte: following[byte])
+        expected |= {bytes([first, second]): p * q for second, q in following.items()}
+    assert 256 not in guess and len(expected) > 4
+    monkeypatch.setattr(Drafts, "propose", lambda _, rows, upcoming: [bytes([guess.get(b, 65), 66]) for b in upcoming])
+    out = model.generate_bytes([prompt] * count, mode=mode, max_new_bytes=2, seed=3, **config)
+    seen = Counter(out)
+    assert set(seen) <= set(expected)
+    chi_square = sum((seen[text] - count * p) ** 2 / (count * p) for text, p in expected.items())
+    freedom = len(expected) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
+
+
+@some_shapes
+@every_mode
+def test_finished_rows_cost_nothing(shape: str, mode: str, states: list[IncrementalModel]) -> None:
+    """What is read for a batch is what is read for each of its prompts alone, however early one is stopped."""
+    model, alone = model_of(shape), 0
+    free = model.generate_bytes(PROMPTS, mode=mode, temperature=0, max_new_bytes=30)
+    settings = {"mode": mode, "temperature": 0, "max_new_bytes": 30, "stop": (free[1][3:5], free[2][11:13])}
+    alone_texts = []
+    for prompt in PROMPTS:
+        alone_texts.append(model.generate_bytes(prompt, **settings))
+        alone += sum(states[-1].reads)
+    assert model.generate_bytes(PROMPTS, **settings) == alone_texts
+    # A plan looks up from its codes once a block.
+    assert abs(sum(states[-1].reads) - alone) <= (16 if mode == "plan" else 0)
+    assert len({len(text) for text in alone_texts}) > 1
+
+
+@some_shapes
+@every_mode
+def test_the_text_ends_before_the_first_stop_string(shape: str, mode: str) -> None:
+    model, settings = model_of(shape), {"mode": mode, "temperature": 0, "max_new_bytes": 40}
+    free = model.generate_bytes(PROMPTS[1], **settings)
+    stops = (b"\x00never", free[9:12], free[7:9])
+    expected = free[: min(free.find(stop) for stop in stops[1:])]
+    assert model.generate_bytes(PROMPTS[1], stop=stops, **settings) == expected
+    pieces = list(stream_bytes(model, [PROMPTS[1]], GenerationConfig(stop=stops, **settings)))  # type: ignore[arg-type]
+    assert b"".join(piece.data for piece in pieces) == expected
+
+
+@every_mode
+def test_bytes_come_as_they_are_made(mode: str) -> None:
+    config = GenerationConfig(mode=mode, max_new_bytes=200, seed=0)  # type: ignore[arg-type]
+    pieces = list(stream_bytes(trained_model("threshold"), [b"the cat", b"the dog sat"], config))
+    assert {piece.prompt for piece in pieces} == {0, 1}
+    assert max(len(piece.data) for piece in pieces) <= 80
+    texts = [b"".join(piece.data for piece in pieces if piece.prompt == number) for number in (0, 1)]
+    assert texts == trained_model("threshold").generate_bytes([b"the cat", b"the dog sat"], **vars(config))
+
+
+@some_shapes
+@every_mode
+def test_memory_is_full_from_the_beginning(shape: str, mode: str, states: list[IncrementalModel]) -> None:
+    config = GenerationConfig(mode=mode, max_new_bytes=300, temperature=1.0, seed=0)  # type: ignore[arg-type]
+    pieces = stream_bytes(model_of(shape), [b"the cat"], config)
+    next(pieces)
+    at_first = states[-1].nbytes
+    for _ in pieces:
+        assert states[-1].nbytes in (at_first, 0)  # nothing once the row has ended
+
+
+@pytest.mark.parametrize("mode", ["exact", "speculative"])
+def test_no_string_is_repeated(mode: str) -> None:
+    settings = {"mode": mode, "temperature": 0, "max_new_bytes": 120}
+    prompt, model = TEXT[:20], trained_model("threshold")
+
+    def longest_repeat(text: bytes) -> int:
+        return max(
+            n for n in range(len(text)) if len({text[i : i + n] for i in range(len(text) - n + 1)}) < len(text) - n + 1
+        )
+
+    assert longest_repeat(prompt + model.generate_bytes(prompt, **settings)) > 20
+    assert longest_repeat(prompt + model.generate_bytes(prompt, no_repeat_ngram_size=6, **settings)) == 5
+    windowed = model.generate_bytes(prompt, no_repeat_ngram_size=6, repetition_window=10, **settings)
+    assert longest_repeat(windowed) > 5
+
+
+def test_a_plan_repeats_no_codes() -> None:
+    settings = {"mode": "plan", "temperature": 0, "max_new_bytes": 200}
+    prompt, model = TEXT[:20], trained_model("threshold")
+    free, varied = (model.generate_bytes(prompt, no_repeat_ngram_size=size, **settings) for size in (0, 6))
+    assert free[:3] == varied[:3]
+    assert len({varied[i : i + 12] for i in range(188)}) > 1.5 * len({free[i : i + 12] for i in range(188)})
+
+
+@given(st.text("ab", max_size=30), st.integers(0, 4))
+def test_repeats_are_what_would_complete_a_run_once_more(text: str, size: int) -> None:
+    expected = {letter for letter in "ab" if size and (text + letter)[-size:] in text and len(text) >= size}
+    assert repeats(text, size) == expected
+
+
+@settings(max_examples=200)
+@example(parts=["baa", "b"], stops=["a", "baab"], bound=4)
+@given(
+    st.lists(st.text("ab", max_size=5)), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.integers(1, 20)
+)
+def test_text_is_shown_as_soon_as_no_stop_string_can_begin_with_it(
+    parts: list[str], stops: list[str], bound: int
+) -> None:
+    whole = "".join(parts)[:bound].encode()
+    found = [(at + len(stop), at) for stop in stops if (at := whole.find(stop.encode())) >= 0]
+    expected = whole[: min(found)[1]] if found else whole
+    text = WrittenText(b"prompt", GenerationConfig(max_new_bytes=bound, stop=tuple(stops)))
+    shown, written = b"", b""
+    for part in parts:
+        text.write(part.encode())
+        written = (written + part.encode())[:bound]
+        shown += text.take()
+        assert expected.startswith(shown)
+        if not text.ended:
+            begins = [
+                n
+                for n in range(len(written) + 1)
+                for stop in stops
+                if stop.encode().startswith(written[len(written) - n :])
+            ]
+            assert len(shown) == len(written) - max(begins, default=0)
+    text.end()
+    assert shown + text.take() == expected
+    assert text.ended
 
 
 def draws(config: GenerationConfig, logits: torch.Tensor, count: int = 4000) -> torch.Tensor:
@@ -169,6 +423,14 @@ def test_samples_follow_the_distribution_asked_for(settings: dict[str, float], e
         {"top_p": 0.0},
         {"top_p": 1.5},
         {"mode": "guess"},
+        {"no_repeat_ngram_size": -1},
+        {"no_repeat_ngram_size": 1},
+        {"no_repeat_ngram_size": 9, "repetition_window": 8},
+        {"repetition_window": 0},
+        {"stop": ("",)},
+        {"stop": (b"a", b"")},
+        {"stop": "word"},
+        {"stop": (7,)},
     ],
     ids=str,
 )

@@ -21,7 +21,7 @@ def pool_of(queries: int = 6) -> LearnedQueryAttention:
     return LearnedQueryAttention(width=8, queries=queries, value_width=4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(segment_lengths)
 def test_segment_softmax_is_a_softmax_in_each_segment(lengths: list[int]) -> None:
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def test_segment_softmax_has_the_gradient_of_a_softmax() -> None:
         torch.testing.assert_close(a, b)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(segment_lengths)
 def test_pooling_equals_a_loop_over_segments(lengths: list[int]) -> None:
     pool = pool_of()

@@ -29,7 +29,7 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 40), st.integers(1, 40), st.integers(1, 8), st.integers(1, 2000))
 def test_nearest_code_is_nearest(vectors: int, codes: int, width: int, scratch: int) -> None:
     torch.manual_seed(vectors + codes)

@@ -11,6 +11,7 @@ from components.packing import Packing
 from components.segmentation import (
     ENTROPY_RULES,
     SegmentationConfig,
+    SegmentationState,
     Segmenter,
     Segments,
     check_rule,
@@ -27,8 +28,15 @@ row = st.lists(st.tuples(token, st.integers(0, 8).map(lambda x: x / 2)), max_siz
 Row = list[tuple[int, float]]
 
 
-def segmenter_of(rule: str, threshold: float = 1.25, longest: int = 4, target: float = 3) -> Segmenter:
-    config = SegmentationConfig(rule=rule, target_tokens_per_code=target, max_tokens_per_code=longest)  # type: ignore
+def segmenter_of(
+    rule: str, threshold: float = 1.25, longest: int = 4, target: float = 3, shortest: int = 1
+) -> Segmenter:
+    config = SegmentationConfig(
+        rule=rule,  # type: ignore[arg-type]
+        target_tokens_per_code=target,
+        min_tokens_per_code=shortest,
+        max_tokens_per_code=longest,
+    )
     segmenter = Segmenter(config)
     segmenter.threshold.fill_(threshold)
     return segmenter
@@ -50,7 +58,9 @@ def expected_of(segments: Segments) -> list[bool]:
     return ((segments.offsets == 0) & (segments.context == segments.of_token)).tolist()
 
 
-def naive_starts(rule: str, row: Row, threshold: float, longest: int) -> tuple[list[bool], list[bool]]:
+def naive_starts(
+    rule: str, row: Row, threshold: float, longest: int, shortest: int = 1
+) -> tuple[list[bool], list[bool]]:
     """The rules, token by token → where segments were expected to begin and where they do."""
     spacelike = [i < 128 and not chr(i).isalnum() for i, _ in row]
     special = [i >= 256 for i, _ in row]
@@ -59,23 +69,23 @@ def naive_starts(rule: str, row: Row, threshold: float, longest: int) -> tuple[l
     for t, (_, h) in enumerate(row):
         h = h if t else 0.0  # nothing is known of what a row begins with
         before = row[t - 1][1] if t > 1 else math.inf
-        begins = t == 0 or special[t - 1] or length == longest
-        begins |= rule == "information" and gathered + h > threshold
-        begins |= rule == "increase" and h > before + threshold
-        begins |= rule == "threshold" and h > threshold
-        begins |= rule == "both" and h > threshold and h > before
-        begins |= rule == "whitespace" and spacelike[t - 1] and not (t > 1 and spacelike[t - 2])
+        holds = rule == "information" and gathered + h > threshold
+        holds |= rule == "increase" and h > before + threshold
+        holds |= rule == "threshold" and h > threshold
+        holds |= rule == "both" and h > threshold and h > before
+        holds |= rule == "whitespace" and spacelike[t - 1] and not (t > 1 and spacelike[t - 2])
+        begins = t == 0 or special[t - 1] or length == longest or (holds and length >= shortest)
         expected.append(begins)
         length, gathered = (1, h) if begins else (length + 1, gathered + h)
     return expected, [e or s for e, s in zip(expected, special, strict=True)]
 
 
 @every_rule
-@settings(max_examples=60, deadline=None)
-@given(rows=st.lists(row, min_size=1, max_size=3).filter(any))
-def test_segments_begin_where_the_rule_says(rule: str, rows: list[Row]) -> None:
-    segments = segmenter_of(rule)(*packed(rows))
-    naive = [naive_starts(rule, r, 1.25, 3 if rule == "fixed" else 4) for r in rows]
+@settings(max_examples=60)
+@given(rows=st.lists(row, min_size=1, max_size=3).filter(any), shortest=st.integers(1, 3))
+def test_segments_begin_where_the_rule_says(rule: str, rows: list[Row], shortest: int) -> None:
+    segments = segmenter_of(rule, shortest=shortest)(*packed(rows))
+    naive = [naive_starts(rule, r, 1.25, 3 if rule == "fixed" else 4, shortest) for r in rows]
     starts = [x for _, s in naive for x in s]
     assert starts_of(segments) == starts
     assert expected_of(segments) == [e and s for es in naive for e, s in zip(*es, strict=True)]
@@ -89,42 +99,28 @@ def test_segments_begin_where_the_rule_says(rule: str, rows: list[Row]) -> None:
 
 
 @every_rule
-@settings(max_examples=40, deadline=None)
-@given(rows=st.lists(row.filter(bool), min_size=1, max_size=3))
-def test_steps_find_the_same_boundaries(rule: str, rows: list[Row]) -> None:
-    segmenter = segmenter_of(rule)
-    state = segmenter.begin(len(rows), torch.device("cpu"))
-    expected = [naive_starts(rule, r, 1.25, 3 if rule == "fixed" else 4)[0] for r in rows]
-    for t in range(max(map(len, rows)) - 1):
-        going = [b for b, r in enumerate(rows) if t + 1 < len(r)]
-        ids = torch.tensor([rows[b][t][0] for b in going])
-        entropy = torch.tensor([rows[b][t + 1][1] for b in going])
+@settings(max_examples=60)
+@given(row=row.filter(lambda r: len(r) > 1), data=st.data())
+def test_steps_find_the_same_boundaries(rule: str, row: Row, data: st.DataObject) -> None:
+    """Some tokens at a time, each chunk going on from any token of the one before."""
+    shortest = data.draw(st.integers(1, 3))
+    segmenter = segmenter_of(rule, shortest=shortest)
+    expected, _ = naive_starts(rule, row, 1.25, 3 if rule == "fixed" else 4, shortest)
+    state, known = segmenter.begin(1, torch.device("cpu")), 0
+    while known < len(row) - 1:
+        count = data.draw(st.integers(1, len(row) - 1 - known))
+        ids = torch.tensor([[token for token, _ in row[known : known + count]]])
         # The row's first token has no entropy; a rise above it is none.
-        begins = segmenter.step(state, torch.tensor(going), ids, ids >= 256, entropy)
-        assert begins.tolist() == [expected[b][t + 1] for b in going]
+        entropy = torch.tensor([[h for _, h in row[known + 1 : known + 1 + count]]])
+        begins, states = segmenter.step(state, ids, ids >= 256, entropy)
+        assert begins[0].tolist() == expected[known + 1 : known + 1 + count]
+        kept = data.draw(st.integers(1, count))
+        parts = (states.entropy, states.run, states.spacelike)
+        state, known = SegmentationState(*(part[:, kept - 1] for part in parts)), known + kept
 
 
 @every_rule
-@settings(max_examples=40, deadline=None)
-@given(rows=st.lists(row.filter(lambda r: len(r) > 1), min_size=1, max_size=3), data=st.data())
-def test_steps_go_on_from_whole_rows(rule: str, rows: list[Row], data: st.DataObject) -> None:
-    segmenter = segmenter_of(rule)
-    known = [data.draw(st.integers(1, len(r) - 1)) for r in rows]
-    # What the first unknown token is does not matter, its entropy does.
-    seen = [[*r[:k], (97, r[k][1])] for r, k in zip(rows, known, strict=True)]
-    tokens, entropies = packed(seen)
-    needs_none = rule in ("fixed", "whitespace")
-    state = segmenter.resume(tokens, segmenter(tokens, entropies), None if needs_none else entropies)
-    for b, (r, k) in enumerate(zip(rows, known, strict=True)):
-        expected, _ = naive_starts(rule, r, 1.25, 3 if rule == "fixed" else 4)
-        for t in range(k, len(r) - 1):
-            ids = torch.tensor([r[t][0]])
-            begins = segmenter.step(state, torch.tensor([b]), ids, ids >= 256, torch.tensor([r[t + 1][1]]))
-            assert begins.tolist() == [expected[t + 1]]
-
-
-@every_rule
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.lists(row.filter(bool), min_size=2, max_size=4))
 def test_other_rows_change_nothing(rule: str, rows: list[Row]) -> None:
     segmenter = segmenter_of(rule)
@@ -134,7 +130,7 @@ def test_other_rows_change_nothing(rule: str, rows: list[Row]) -> None:
 
 
 @every_rule
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(row=row.filter(lambda r: len(r) > 1), data=st.data())
 def test_what_a_token_is_changes_no_expectation_at_it_or_before(rule: str, row: Row, data: st.DataObject) -> None:
     t = data.draw(st.integers(0, len(row) - 1))
@@ -170,7 +166,7 @@ def test_an_unforeseen_special_token_was_expected_in_the_segment_before() -> Non
     assert segments.context.tolist() == [0, 1, 1, 1, 3, 4]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(row, min_size=1, max_size=4), longest=st.integers(1, 4))
 def test_distinct_segments_are_the_set_of_segments(rows: list[Row], longest: int) -> None:
     tokens, entropies = packed(rows)

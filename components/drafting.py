@@ -1,0 +1,102 @@
+"""What the text may go on with, for `speculative`: the plan of the open segment of the top level.
+
+A draft is a guess, and whatever it is, the text comes out as `exact` would have it; a good one saves steps.
+
+Letters: R rows, M candidates, C width of a context, Q codes a segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from components.incremental import IncrementalModel
+
+CANDIDATES = 8
+LONGEST = 8  # bytes of a draft
+WORTH = 0.7  # bytes that a plan must save to pay for itself, about
+PATIENCE = 8  # segments after which a plan is tried again where the last ones did not pay
+
+
+@dataclass
+class _Plan:
+    """Of one row: what its open segment may be, and whether plans pay there.
+
+    codes: top codes read when this was made. candidates: what the text may go on with, none where nothing was planned.
+    since: what it went on with. saved: bytes that were guessed right. gain: mean of `saved` over the plans before.
+    waited: segments since the last plan.
+    """
+
+    codes: int = -1
+    candidates: list[bytes] = field(default_factory=list)
+    since: bytearray = field(default_factory=bytearray)
+    saved: int = 0
+    gain: float = 1.0
+    waited: int = 0
+
+    def next(self, codes: int) -> _Plan:
+        """That of the next segment, with no candidates yet."""
+        if not self.candidates:
+            return _Plan(codes, gain=self.gain, waited=self.waited + 1)
+        return _Plan(codes, gain=0.75 * self.gain + 0.25 * self.saved)
+
+    @property
+    def is_worth_a_try(self) -> bool:
+        return self.gain >= WORTH or self.waited >= PATIENCE
+
+
+class Drafts:
+    """Drafts for the texts of an IncrementalModel, planned once a segment of the top level, where that pays."""
+
+    def __init__(self, model: HierarchicalAutoencoder, state: IncrementalModel, rows: int) -> None:
+        self.model, self.state = model, state
+        self.plans = [_Plan() for _ in range(rows)]
+        # Candidates side by side need a state each above the first level.
+        self.candidates = min(CANDIDATES, model.top.alphabet.codebook_size) if len(model.levels) == 1 else 1
+
+    def keep(self, rows: list[int]) -> None:
+        """Follows IncrementalModel.keep."""
+        self.plans = [self.plans[row] for row in rows]
+
+    def propose(self, rows: Tensor, upcoming: list[int]) -> list[bytes]:
+        """What may come behind the text of each row (R,) and one more byte that was not read yet."""
+        numbers, codes = rows.tolist(), self.state.top.counts[rows].tolist()
+        new = {row: count for row, count in zip(numbers, codes, strict=True) if self.plans[row].codes != count}
+        for row, count in new.items():
+            self.plans[row] = self.plans[row].next(count)
+        if worth := [row for row in new if self.plans[row].is_worth_a_try]:
+            self._plan(torch.tensor(worth, device=rows.device))
+        return [self._draft(self.plans[row], byte) for row, byte in zip(numbers, upcoming, strict=True)]
+
+    def came_true(self, row: int, byte: int, guess: bytes) -> None:
+        """The byte was read, and of the guess behind it so much was right."""
+        plan = self.plans[row]
+        plan.since += bytes([byte]) + guess
+        plan.saved += len(guess)
+
+    def _draft(self, plan: _Plan, byte: int) -> bytes:
+        begin = bytes([*plan.since, byte])
+        fitting = (text for text in plan.candidates if text.startswith(begin) and len(text) > len(begin))
+        return next(fitting, b"")[len(begin) :][:LONGEST]
+
+    def _plan(self, rows: Tensor) -> None:
+        count = self.candidates
+        context = self.state.top.upcoming(rows)
+        codes = self._probable_codes(context)  # (R·M, Q)
+        drafted, lengths = self.state.draft(rows.repeat_interleave(count), codes, context.repeat_interleave(count, 0))
+        texts = [bytes(text[:length]) for text, length in zip(drafted.tolist(), lengths.tolist(), strict=True)]
+        for i, row in enumerate(rows.tolist()):
+            self.plans[row].candidates = list(dict.fromkeys(texts[i * count : (i + 1) * count]))
+
+    def _probable_codes(self, context: Tensor) -> Tensor:
+        """(R, C) → (R·M, Q): with each of the M most probable first slots, the most probable further ones."""
+        head, alphabet = self.model.top.head, self.model.top.alphabet
+        none = torch.zeros(len(context), 0, dtype=torch.int64, device=context.device)
+        first = head.slot_logits(context, none)[:, : alphabet.codebook_size].topk(self.candidates).indices
+        ids, context = first.flatten()[:, None], context.repeat_interleave(self.candidates, 0)
+        for _ in range(1, alphabet.slots):
+            ids = torch.cat([ids, head.slot_logits(context, ids).argmax(-1, keepdim=True)], dim=1)
+        return ids

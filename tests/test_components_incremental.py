@@ -1,0 +1,96 @@
+"""Reading in steps, with some taken back, gives what one forward pass gives."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import SHAPES, random_text, rows_of, tiny_model
+
+from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from components.incremental import IncrementalModel
+from components.tokens import pack_bytes
+
+MODELS: dict[str, HierarchicalAutoencoder] = {}
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+AHEAD = 7
+
+
+def model_of(shape: str) -> HierarchicalAutoencoder:
+    """Made once; no test changes it."""
+    if shape not in MODELS:
+        MODELS[shape] = tiny_model(shape)
+    return MODELS[shape]
+
+
+@torch.no_grad()
+def hidden_at_once(model: HierarchicalAutoencoder, text: bytes) -> torch.Tensor:
+    """(len(text) + 1, D): before each byte of the text and after its last."""
+    tokens = pack_bytes(rows_of([text + b"?"]))  # what stands in the last place changes nothing there
+    return model.predict(tokens, model.compress(tokens))[0][1:]
+
+
+def chunk_of(parts: list[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes (R, n), with something behind the shorter ones that must not count, and lengths (R,)."""
+    longest = max(map(len, parts))
+    padded = [[*part, *[65] * (longest - len(part))] for part in parts]
+    return torch.tensor(padded).view(len(parts), longest), torch.tensor([len(part) for part in parts])
+
+
+@every_shape
+@settings(max_examples=15)
+@given(data=st.data())
+def test_steps_of_any_size_equal_one_forward_pass(shape: str, data: st.DataObject) -> None:
+    model = model_of(shape)
+    texts = [
+        text.encode("latin-1") for text in data.draw(st.lists(st.text("ab ,\xff", max_size=40), min_size=1, max_size=3))
+    ]
+    expected = [hidden_at_once(model, text) for text in texts]
+    known = [data.draw(st.integers(0, len(text))) for text in texts]
+    state = IncrementalModel(model, len(texts), AHEAD)
+    state.prefill([text[:n] for text, n in zip(texts, known, strict=True)])
+    while True:
+        every = torch.arange(len(texts))
+        for b, hidden in enumerate(state.hidden(every)):
+            torch.testing.assert_close(hidden, expected[b][known[b]], atol=1e-4, rtol=0)
+        going = [b for b, text in enumerate(texts) if known[b] < len(text)]
+        if not going:
+            return
+        rows = sorted(data.draw(st.sets(st.sampled_from(going), min_size=1)))
+        parts, taken = [], []
+        for b in rows:
+            right = texts[b][known[b] :][: data.draw(st.integers(1, AHEAD))]
+            wrong = data.draw(st.text("ab ,\xff", max_size=AHEAD - len(right))).encode("latin-1")
+            parts.append(right + wrong)
+            taken.append(len(right))
+        bytes_, lengths = chunk_of(parts)
+        after = state.read(torch.tensor(rows), bytes_, lengths)
+        state.take_back(torch.tensor(rows), lengths - torch.tensor(taken))
+        for b, count, hidden in zip(rows, taken, after, strict=True):
+            torch.testing.assert_close(
+                hidden[:count], expected[b][known[b] + 1 : known[b] + 1 + count], atol=1e-4, rtol=0
+            )
+            known[b] += count
+
+
+@every_shape
+def test_rows_that_are_dropped_leave_the_others_as_they_were(shape: str) -> None:
+    model = model_of(shape)
+    texts = [random_text(random.Random(seed), 5 + 9 * seed) for seed in range(4)]
+    state = IncrementalModel(model, 4, AHEAD)
+    state.prefill(texts)
+    state.keep(torch.tensor([1, 3]))
+    bytes_, lengths = chunk_of([b"and", b"so on"])
+    state.read(torch.arange(2), bytes_, lengths)
+    for got, text in zip(state.hidden(torch.arange(2)), (texts[1] + b"and", texts[3] + b"so on"), strict=True):
+        torch.testing.assert_close(got, hidden_at_once(model, text)[-1], atol=1e-4, rtol=0)
+
+
+@every_shape
+def test_memory_does_not_grow_with_the_text(shape: str) -> None:
+    state = IncrementalModel(model_of(shape), 1, AHEAD)
+    at_first = state.nbytes
+    state.prefill([random_text(random.Random(0), 300)])
+    assert state.nbytes == at_first
+    assert all(ring.data.shape[1] <= 5 + AHEAD + 5 for memory in state.memories for ring in memory.rings())
