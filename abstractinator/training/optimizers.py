@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from abstractinator.training.muon import Muon
+
 _SMALL_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of it at once
 
 
@@ -40,5 +42,5 @@ def build_optimizers(
     if rest:
         optimizers.append(torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0))
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=muon_learning_rate, momentum=0.95, weight_decay=weight_decay))
+        optimizers.append(Muon(matrices, lr=muon_learning_rate, momentum=0.95, weight_decay=weight_decay))
     return optimizers
