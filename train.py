@@ -5,5 +5,5 @@ import sys
 from abstractinator.cli import main
 
 if __name__ == "__main__":
-    # Without --config, the settings are those of config.py beside this file.
+    # Without --config, the settings are those of config.py in the current folder.
     sys.exit(main(["train", *sys.argv[1:]]))

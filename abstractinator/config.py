@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from abstractinator.data import DataConfig
 from abstractinator.settings import apply_overrides, build, load_config_file
-from components.generation import GenerationConfig
 from components.hierarchical_autoencoder import ModelConfig
+from components.sampling import GenerationConfig
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -41,29 +41,35 @@ class ExperimentConfig:
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
     # The training ends after max_steps optimizer steps or num_epochs, whichever comes first.
-    max_steps: int | None = 700
+    max_steps: int | None = 1050
     num_epochs: int | None = None
+    # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a quarter of a whole
+    # step, and the language model then learns over codes that hardly move any more.
+    autoencoder_fraction: float = 0.57
 
     # learning_rate: AdamW's, for embeddings, output layers, norms. muon_learning_rate: for matrices.
-    learning_rate: float = 3e-3
-    muon_learning_rate: float = 0.02
-    weight_decay: float = 0.0
+    learning_rate: float = 1e-2
+    muon_learning_rate: float = 0.04
+    weight_decay: float = 0.1
     gradient_clip_norm: float = 1.0
-    # A schedule of transformers' get_scheduler, and what it takes beyond the steps.
+    # A schedule of transformers' get_scheduler, and what it takes beyond the steps. In a training shorter than
+    # warmup_steps and num_decay_steps together both are shortened in proportion.
     scheduler_type: str = "warmup_stable_decay"
     warmup_steps: int = 10
-    scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 300})
+    scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 400})
 
     # Every so many steps: a line in the log, a measurement on held-out documents, a sample, a checkpoint.
     log_interval: int = 10
-    validation_interval: int = 350
-    generation_interval: int = 350
+    validation_interval: int = 525
+    generation_interval: int = 525
     checkpoint_interval: int = 175
     sample_prompt_for_generation: str = "def main(argv):\n"
+    # How samples are drawn; they are shown in both modes, whatever its `mode` says.
     generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(max_new_bytes=240, seed=0))
 
     checkpoint_dir: str = "checkpoints"
-    # How many of the newest checkpoints stay.
+    # How many of the newest checkpoints stay, beside the one after which the loss was lowest: too high a learning
+    # rate spoils weights long before the loss is infinite.
     checkpoints_kept: int = 2
     # A file, or `latest` for the newest one in checkpoint_dir.
     resume_from_checkpoint: str | None = None
@@ -80,8 +86,13 @@ class ExperimentConfig:
         for name in ("learning_rate", "muon_learning_rate", "gradient_clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be 0 or more, not {self.warmup_steps}")
+        if not 0 <= self.autoencoder_fraction < 1:
+            raise ValueError(f"autoencoder_fraction must lie in [0, 1), not {self.autoencoder_fraction}")
+        for name in ("warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be 0 or more and below 2**64, not {self.seed}")
         if not self.sample_prompt_for_generation:
             raise ValueError("sample_prompt_for_generation is empty; give at least one character")
 

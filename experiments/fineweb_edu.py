@@ -21,6 +21,7 @@ exp_config = {
                     "segmentation": {
                         "rule": "threshold",
                         "target_tokens_per_code": 4.5,
+                        "min_tokens_per_code": 2,
                         "max_tokens_per_code": 12,
                         "train_fraction": 0.05,
                     },
@@ -47,6 +48,7 @@ exp_config = {
     "batch_size": 16,
     "gradient_accumulation_steps": 4,
     "max_steps": 20000,
+    "autoencoder_fraction": 0.1,
     "learning_rate": 1e-3,
     "muon_learning_rate": 0.01,
     "warmup_steps": 500,

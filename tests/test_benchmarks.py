@@ -10,12 +10,14 @@ import pytest
 import torch
 from tiny_models import tiny_level, tiny_transformer
 
+from abstractinator.config import load_experiment
 from abstractinator.settings import to_dict
-from benchmarks import exact_against_flat, flat_transformer, length_scaling, quantizer_memory
+from abstractinator.training.checkpoint import save_checkpoint
+from benchmarks import exact_against_flat, flat_transformer, generation_speed, length_scaling, quantizer_memory
 from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
 from benchmarks.flat_transformer import FlatByteTransformer, flat_config
 from components.code_sequence_transformer import TopTransformerConfig
-from components.hierarchical_autoencoder import ModelConfig
+from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def _options(files: dict[str, str], *names: str) -> list[str]:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers run in this process: a fresh one takes seconds to import torch."""
-    for module in (length_scaling, quantizer_memory):
+    for module in (generation_speed, length_scaling, quantizer_memory):
         monkeypatch.setattr(module, "in_fresh_process", lambda name, task, *_, module=module, **__: module.work(task))
 
 
@@ -82,6 +84,16 @@ def test_flat_transformer_scores_bytes_and_ends_but_no_beginnings_and_no_padding
     expected = -sum(float(log_p[i, rows[0, i + 1]]) for i in (0, 1, 2, 4))
     assert bytes_ == 3 and float(nats.detach()) == pytest.approx(expected, rel=1e-4)
     assert float(model(rows).detach()) == pytest.approx(expected / 3, rel=1e-4)
+
+
+def test_flat_transformer_steps_as_it_runs_while_its_cache_lasts() -> None:
+    model, rows = _flat(), torch.randint(256, (2, 24))
+    whole, cut = model.empty_cache(2, 24), model.empty_cache(2, 8)
+    steps, with_less = (torch.stack([model.step(byte, cache) for byte in rows.T], dim=1) for cache in (whole, cut))
+    expected = model.logits(rows).detach()
+    torch.testing.assert_close(steps, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(with_less[:, :8], expected[:, :8], atol=1e-4, rtol=0)
+    assert not torch.allclose(with_less[:, 8:], expected[:, 8:], atol=1e-4)
 
 
 def test_schedule_rises_holds_and_falls() -> None:
@@ -131,6 +143,44 @@ def test_quantizer_memory_script(here: None, files: dict[str, str], capsys: pyte
     assert "library vq" in capsys.readouterr().out
     result = _result(files)
     assert len(result["cases"]) == 10 and result["worst_bytes"] >= 0
+
+
+def test_generation_speed_script(
+    here: None, files: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    experiment = load_experiment(files["config"], [f"data.path={files['data']}"])
+    torch.manual_seed(0)
+    payload = {
+        "version": "0",
+        "config": to_dict(experiment),
+        "model": HierarchicalAutoencoder(experiment.model).state_dict(),
+    }
+    save_checkpoint(tmp_path / "checkpoint_step1.pt", payload)
+    sizes = _words("--batch-sizes 1 2 --prompt-bytes 20 --new-bytes 12 --flat-context 16 --repeats 1 --memory-bytes 40")
+    sizes += _words("--quality-prompts 3 --quality-prompt-bytes 10 --sample-bytes 9")
+    generation_speed.main(["--checkpoint", str(tmp_path / "checkpoint_step1.pt"), *sizes, *_options(files, "output")])
+    assert "BrierLM" in capsys.readouterr().out
+    result = _result(files)
+    names = ["flat", "plan", "exact", "speculative"]
+    assert [(s["rows"], s["name"]) for s in result["speed"]] == [(rows, name) for rows in (1, 2) for name in names]
+    assert all(s["bytes_per_second"] > 0 for s in result["speed"]) and result["speed"][0]["ratio"] == 1
+    assert set(result["memory_rise_bytes"]) == set(names[1:])
+
+
+def test_brier_of_what_always_comes_true_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = generation_speed.prompts_of(bytes(range(100)), 5, 10)
+    true = {prompt[:-4]: prompt[-4:] for prompt in prompts}
+    assert len(true) == 5 and prompts[-1][-1] == 99
+    monkeypatch.setattr(generation_speed, "generate_bytes", lambda _, some, __: [true[prompt] for prompt in some])
+    assert generation_speed.brier(None, prompts, "exact", 2) == [1.0] * 4  # type: ignore[arg-type]
+    # x wrong and y right is [0] + [1] - [0]; both wrong alike is [0] + [0] - [1].
+    for right, expected in ((1, 1.0), (2, -1.0)):
+        monkeypatch.setattr(
+            generation_speed,
+            "generate_bytes",
+            lambda _, some, __, right=right: [true[p] if i == right else b"\xff" * 4 for i, p in enumerate(some)],
+        )
+        assert generation_speed.brier(None, prompts, "exact", 1) == [expected] * 4  # type: ignore[arg-type]
 
 
 def test_a_worker_runs_in_a_process_of_its_own() -> None:

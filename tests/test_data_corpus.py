@@ -64,7 +64,7 @@ def test_small_windows_give_the_same_documents(tmp_path: Path, monkeypatch: pyte
             next(stream, None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=8), min_size=2, max_size=80), st.randoms(use_true_random=False))
 def test_the_split_is_disjoint_and_knows_no_order(documents: list[bytes], random: object) -> None:
     if len({text for text in documents if text}) < 2:

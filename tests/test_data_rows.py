@@ -43,7 +43,7 @@ def documents_in(rows: list[list[int]]) -> list[bytes]:
 texts = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts, st.integers(1, 30), st.integers(1, 3), st.integers(0, 9))
 def test_every_document_once_an_epoch(documents: list[bytes], length: int, epochs: int, seed: int) -> None:
     # Blocks of one row are given out in the order they are cut in: the string of tokens itself.
@@ -56,7 +56,7 @@ def test_every_document_once_an_epoch(documents: list[bytes], length: int, epoch
     assert all(PAD not in row for row in rows[:-1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts, st.integers(1, 30), st.integers(1, 3), st.integers(1, 200))
 def test_blocks_only_reorder(documents: list[bytes], length: int, epochs: int, block: int) -> None:
     corpus = corpus_of(documents)
@@ -66,7 +66,7 @@ def test_blocks_only_reorder(documents: list[bytes], length: int, epochs: int, b
     assert given_out[-1] == cut[-1] or PAD not in cut[-1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts, st.integers(1, 20), st.integers(1, 3), st.integers(1, 200), st.data())
 def test_resumed_rows_equal_uninterrupted(
     documents: list[bytes], length: int, epochs: int, block: int, data: st.DataObject
@@ -85,7 +85,7 @@ def test_resumed_rows_equal_uninterrupted(
     assert rows_of(resumed) == whole  # the loaded position served once
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts, st.integers(1, 20), st.integers(1, 4), st.integers(1, 4), st.data())
 def test_ranks_share_the_rows(
     documents: list[bytes], length: int, world: int, later_world: int, data: st.DataObject

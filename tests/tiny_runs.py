@@ -11,7 +11,7 @@ from tiny_models import tiny_config
 from abstractinator.config import ExperimentConfig
 from abstractinator.data import DataConfig
 from abstractinator.settings import to_dict
-from components.generation import GenerationConfig
+from components.sampling import GenerationConfig
 
 
 def write_text(folder: Path, documents: int = 24, words: int = 60) -> Path:

@@ -69,11 +69,6 @@ class PackedRows(IterableDataset[LongTensor]):
         self._position = _Position()
         self._loaded: _Position | None = None
 
-    @property
-    def epoch(self) -> int:
-        """The epoch, from 0, in which the block of the row given out last begins."""
-        return self._position.block_place.epoch
-
     def __iter__(self) -> Iterator[LongTensor]:
         start, self._loaded = self._loaded or _Position(), None
         self._position = start

@@ -1,7 +1,7 @@
 """What a model is worth on held-out documents: bits per byte, reconstruction, codes.
 
-Documents are laid out as in training (BOS, bytes, EOS, one after the other) and cut into rows; the first
-token of a row is not predicted. Everything is measured over bytes, special tokens apart.
+Documents are laid out as in training (BOS, bytes, EOS, one after the other) and cut into rows. Everything is
+measured over bytes; a document's end costs bits and counts as no byte.
 
 Letters: B rows, T packed bytes, S packed codes, Q codes a segment, K codes in a codebook.
 """
@@ -35,7 +35,9 @@ class LevelReport:
 
 @dataclass(frozen=True)
 class HeldOutReport:
-    """bits_per_byte_exact: −log₂ p(x) of the predict path. bits_per_byte_two_part: −log₂ p(c) − log₂ p(x | c).
+    """bits_per_byte_exact: −log₂ p(x) of the predict path over the bytes that it predicts, all but a row's first
+    token. bits_per_byte_two_part: −log₂ p(c) − log₂ p(x | c) over all bytes, since the codes of a row tell its first
+    byte too. bytes: all of them.
 
     byte_accuracy: share of bytes that come back, greedily, from the highest codes down; a byte counts as
     back if it stands at its own place within its highest code's bytes. byte_accuracy_shuffled_codes: the
@@ -157,10 +159,9 @@ def _report(model: HierarchicalAutoencoder, counts: _Counts) -> HeldOutReport:
                 codebook_used_fraction=float((used > 0).float().mean()),
             )
         )
-    nats = math.log(2) * max(counts.predicted, 1)
     return HeldOutReport(
-        bits_per_byte_exact=counts.exact / nats,
-        bits_per_byte_two_part=counts.two_part / nats,
+        bits_per_byte_exact=counts.exact / math.log(2) / max(counts.predicted, 1),
+        bits_per_byte_two_part=counts.two_part / math.log(2) / max(counts.bytes, 1),
         byte_accuracy=counts.right / max(counts.bytes, 1),
         byte_accuracy_shuffled_codes=counts.right_shuffled / max(counts.bytes, 1),
         sequence_accuracy=counts.whole_rows / max(counts.rows, 1),

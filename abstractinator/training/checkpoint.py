@@ -178,16 +178,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def latest_checkpoint(folder: str | Path) -> Path | None:
     """The `checkpoint_step{N}.pt` with the largest N in `folder`, or None."""
-    found = _checkpoints(Path(folder))
-    return found[-1] if found else None
+    found = checkpoints(folder)
+    return found[-1][1] if found else None
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder in the order of their steps."""
-    if not folder.is_dir():
-        return []
-    steps = {entry: _STEP.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_file()}
-    return sorted((entry for entry, m in steps.items() if m), key=lambda entry: int(entry.stem[15:]))
+def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
+    """The steps and files of the checkpoints in `folder`, in the order of the steps."""
+    folder = Path(folder)
+    entries = [entry for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
+    matches = [(_STEP.fullmatch(entry.name), entry) for entry in entries]
+    return sorted((int(match[1]), entry) for match, entry in matches if match)
 
 
 def _check_records(path: Path) -> None:
@@ -209,7 +209,7 @@ def _missing(path: Path) -> str:
         latest = latest_checkpoint(path)
         advice = f"give a file, such as {latest}" if latest else "and it holds no checkpoint_step….pt"
         return f"{path} is a folder; {advice}"
-    names = [found.name for found in _checkpoints(path.parent)]
+    names = [found.name for _, found in checkpoints(path.parent)]
     shown = ", ".join(names[-10:]) if names else "no checkpoints"
     return f"there is no file {path}; in {path.parent} there are: {shown}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from abstractinator.device import autocast, has_bfloat16, keep_freed_memory, pea
 from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
 from abstractinator.settings import ConfigError, to_dict
 from abstractinator.training import report
-from abstractinator.training.checkpoint import CheckpointError, check_writable, latest_checkpoint
+from abstractinator.training.checkpoint import CheckpointError, check_writable, checkpoints, latest_checkpoint
 from abstractinator.training.interruption import Interruption
 from abstractinator.training.run_state import RunState
+from abstractinator.training.schedule import fitted_steps
 from abstractinator.training.segmentation_schedule import follow_or_freeze
 from abstractinator.training.tracking import Tracker, start_tracking
 from components.hierarchical_autoencoder import Losses
@@ -35,7 +37,7 @@ class TrainingError(ValueError):
 
 
 class Interrupted(BaseException):  # like KeyboardInterrupt, so that a run counts as killed, not as failed
-    """The training was stopped by a signal after a checkpoint was written."""
+    """The training was stopped by a signal, or by a reader who went away, after a checkpoint was written."""
 
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
         super().__init__(f"stopped; go on with resume_from_checkpoint={checkpoint}")
@@ -46,9 +48,11 @@ def train(config: ExperimentConfig) -> report.Summary:
     """Trains as `config` says and returns what came of it; everything is also on disk.
 
     Writes checkpoints and summary.json into config.checkpoint_dir and metrics into ./mlruns. On a CPU the
-    same settings give the same losses, also across a stop and a resume.
+    same settings give the same losses, also across a stop and a resume. What lies in checkpoint_dir and is not
+    this run's past, an earlier run or what came after the checkpoint gone back to, is moved to checkpoint_dir/earlier;
+    a run that goes on from a checkpoint in another folder leaves that folder alone and is tracked as a run of its own.
     Raises ConfigError, DataError, CheckpointError or TrainingError for what a user can mend, and Interrupted
-    after Ctrl-C or SIGTERM.
+    after Ctrl-C or SIGTERM or where what is printed can no longer be written.
     """
     keep_freed_memory()
     device, folder = pick_device(config.device), Path(config.checkpoint_dir)
@@ -60,28 +64,46 @@ def train(config: ExperimentConfig) -> report.Summary:
     state = RunState.begin(config, loader, _total_steps(config, corpus), device)
     if resume_from is not None:
         state.restore(resume_from)
+    batches = state.batches()  # before anything is moved: other data are refused here
+    if resume_from is not None and resume_from.parent.resolve() == folder.resolve():
+        _set_aside(folder, "from after the step that is gone back to", after=state.step)
+        state.written = {name: worth for name, worth in state.written.items() if (folder / name).is_file()}
     else:
-        _set_aside_earlier_runs(folder)
+        state.written, state.tracking_run_id = {}, None  # those of the run that is gone on from stay as they are
+        _set_aside(folder, "of an earlier run")
     _say_what_begins(state, corpus, device, resume_from)
 
     with start_tracking(config.project_name, config.run_name, state.tracking_run_id) as tracker:
         state.tracking_run_id = tracker.run_id
         tracker.log_config(to_dict(config))
-        with Interruption() as interruption, _progress_bar(state) as bar:
-            _loop(state, tracker, held_out, folder, interruption, bar)
-        return _finish(state, tracker, held_out, folder)
+        with Interruption() as interruption:
+            try:
+                with _progress_bar(state) as bar:
+                    _loop(state, batches, tracker, held_out, folder, interruption, bar)
+                return _finish(state, tracker, held_out, folder, interruption)
+            except BrokenPipeError as error:  # nobody reads on; all that writes stands between two steps
+                raise Interrupted(signal.SIGPIPE, _save(state, folder)) from error
 
 
 def _loop(
-    state: RunState, tracker: Tracker, held_out: Tensor, folder: Path, interruption: Interruption, bar: tqdm[Any]
+    state: RunState,
+    batches: Iterator[Tensor],
+    tracker: Tracker,
+    held_out: Tensor,
+    folder: Path,
+    interruption: Interruption,
+    bar: tqdm[Any],
 ) -> None:
-    config, batches = state.config, state.batches()
+    config = state.config
     session_start, earlier_seconds = time.monotonic(), state.seconds
     while state.step < state.total_steps:
+        step_start = time.monotonic()
         result = train_step(state, batches)
         if result is None:
             break  # the last epoch is over
+        state.training_seconds += time.monotonic() - step_start
         state.seconds = earlier_seconds + time.monotonic() - session_start
+        state.judge_checkpoint(result.losses)
         bar.update(state.bytes_read - bar.n)
 
         if state.step % config.log_interval == 0:
@@ -114,13 +136,13 @@ def train_step(state: RunState, batches: Iterator[Tensor]) -> StepResult | None:
     config, model = state.config, state.model
     device = next(model.parameters()).device
     model.train()
-    losses = None
+    losses, done = None, state.step / state.total_steps
     for rows in itertools.islice(batches, config.gradient_accumulation_steps):
         with autocast(device, config.mixed_precision):
-            first, losses = losses is None, model(rows.to(device, non_blocking=True))
+            first, losses = losses is None, model(rows.to(device), language_model=done >= config.autoencoder_fraction)
         _require_finite(losses.total, "loss", state)
         (losses.total / config.gradient_accumulation_steps).backward()
-        follow_or_freeze(model, losses, done=state.step / state.total_steps, first=first and state.step == 0)
+        follow_or_freeze(model, losses, done=done, first=first and state.step == 0)
         state.bytes_read += losses.bytes
     if losses is None:
         return None
@@ -136,10 +158,11 @@ def train_step(state: RunState, batches: Iterator[Tensor]) -> StepResult | None:
 
 def _require_finite(value: Tensor, name: str, state: RunState) -> None:
     if not torch.isfinite(value):
+        best = state.best_checkpoint
+        again = f"resume_from_checkpoint={Path(state.config.checkpoint_dir) / best}" if best else "start anew"
         raise TrainingError(
-            f"the {name} became {float(value.detach())} at step {state.step + 1}; the training stopped before that "
-            f"step and the checkpoints in {state.config.checkpoint_dir} are from before it. Lower learning_rate or "
-            "muon_learning_rate, or raise warmup_steps, and resume from the last one"
+            f"the {name} became {float(value.detach())} at step {state.step + 1}, and the training stopped before that "
+            f"step. Lower learning_rate or muon_learning_rate, or raise warmup_steps, and {again}"
         )
 
 
@@ -149,7 +172,7 @@ def _log_step(state: RunState, result: StepResult, tracker: Tracker, bar: tqdm[A
         "gradient_norm": result.gradient_norm,
         "learning_rate": state.optimizers[0].param_groups[0]["lr"],
         "bytes_read": state.bytes_read,
-        "bytes_per_second": state.bytes_read / state.seconds,
+        "bytes_per_second": state.bytes_read / state.training_seconds,
     }
     state.history.append([state.step, metrics["train/bits_per_byte_exact"], metrics["train/bits_per_byte_two_part"]])
     tracker.log_metrics(metrics, state.step)
@@ -170,19 +193,23 @@ def _validate(state: RunState, tracker: Tracker, held_out: Tensor) -> HeldOutRep
 
 
 def _save(state: RunState, folder: Path) -> Path:
-    """Writes a checkpoint and removes this run's oldest ones beyond checkpoints_kept."""
+    """Writes a checkpoint and removes this run's oldest ones beyond checkpoints_kept, but not the best."""
     path = folder / f"checkpoint_step{state.step}.pt"
-    if path.name not in state.written:
-        state.written.append(path.name)  # before it is written, so that a resumed run knows it too
+    state.written.setdefault(path.name, math.inf)  # before it is written, so that a resumed run knows it too
     state.save(path)
-    while len(state.written) > state.config.checkpoints_kept:
-        (folder / state.written.pop(0)).unlink(missing_ok=True)
+    for name in list(state.written)[: -state.config.checkpoints_kept]:
+        if name != state.best_checkpoint:
+            del state.written[name]
+            (folder / name).unlink(missing_ok=True)
     return path
 
 
-def _finish(state: RunState, tracker: Tracker, held_out: Tensor, folder: Path) -> report.Summary:
-    """Saves, measures and shows what the run came to."""
+def _finish(
+    state: RunState, tracker: Tracker, held_out: Tensor, folder: Path, interruption: Interruption
+) -> report.Summary:
+    """Saves, measures and shows what the run came to; a signal ends this at once, and a resume does it again."""
     checkpoint = _save(state, folder)
+    interruption.stop_at_once(lambda number: Interrupted(number, checkpoint))
     measured = _validate(state, tracker, held_out)
     summary = report.Summary.of(state, measured, peak_memory_bytes(next(state.model.parameters()).device))
     summary.write(folder / "summary.json")
@@ -218,26 +245,37 @@ def _resume_path(config: ExperimentConfig, folder: Path) -> Path | None:
     return newest
 
 
-def _set_aside_earlier_runs(folder: Path) -> None:
-    """Moves the results of an earlier run out of a new run's way, so that neither overwrites the other."""
-    earlier = [*folder.glob("checkpoint_step*.pt"), *folder.glob("summary.json")]
-    if earlier:
-        aside = folder / "earlier" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-        aside.mkdir(parents=True)
-        for file in earlier:
-            file.rename(aside / file.name)
-        print(f"moved the {len(earlier)} files of an earlier run to {aside}")
+def _set_aside(folder: Path, what: str, *, after: int = -1) -> None:
+    """Moves checkpoints of steps beyond `after`, and the summary that came of them, out of the way: what is written
+    now neither overwrites nor is taken for theirs."""
+    aside = [path for step, path in checkpoints(folder) if step > after]
+    if aside or after < 0:
+        aside += folder.glob("summary.json")
+    if aside:
+        place = folder / "earlier" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        place.mkdir(parents=True)
+        for file in aside:
+            file.rename(place / file.name)
+        print(f"moved {len(aside)} file(s) {what} to {place}")
 
 
 def _say_what_begins(state: RunState, corpus: Corpus, device: torch.device, resume_from: Path | None) -> None:
     size = f"{corpus.size_bytes / 1e6:.1f} MB" if corpus.size_bytes else "streamed"
-    precision = "bf16 autocast" if state.config.mixed_precision and has_bfloat16(device) else "fp32"
+    mixed = state.config.mixed_precision and has_bfloat16(device)
+    kernel = kernel_for(device.type, torch.bfloat16 if mixed else torch.float32)
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
     print(
         f"{state.config.run_name}: {parameters / 1e6:.1f}M parameters, {len(state.model.levels)} level(s); "
-        f"{corpus.name} ({size}); {device.type}, {kernel_for(device).__name__}, {precision}; "
-        f"{state.total_steps} steps" + (f", going on from {resume_from}" if resume_from else "")
+        f"{corpus.name} ({size}); {device.type}, {kernel.__name__}, {'bf16 autocast' if mixed else 'fp32'}; "
+        f"{state.total_steps} steps" + (f", going on from {resume_from}" if resume_from else ""),
+        flush=True,
     )
+    warmup, arguments = fitted_steps(state.config, state.total_steps)
+    if (warmup, arguments) != (state.config.warmup_steps, state.config.scheduler_specific_kwargs):
+        print(
+            f"{state.total_steps} steps are too few for the schedule: warmup_steps is shortened to {warmup}, "
+            f"num_decay_steps to {arguments['num_decay_steps']}"
+        )
 
 
 def _progress_bar(state: RunState) -> tqdm[Any]:

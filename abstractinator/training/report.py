@@ -15,7 +15,7 @@ from torch import Tensor
 
 from abstractinator.config import ExperimentConfig
 from abstractinator.data import ByteTokenizer, text_to_bytes
-from abstractinator.evaluation.held_out import HeldOutReport, LevelReport
+from abstractinator.evaluation.held_out import HeldOutReport
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
 from components.tokens import Tokens, pack_bytes
 
@@ -29,16 +29,14 @@ _RECONSTRUCTED_BYTES = 400
 
 @dataclass(frozen=True)
 class Summary:
-    """What summary.json holds; see HeldOutReport and LevelReport for the measures."""
+    """What summary.json holds, the fields of held_out side by side with the others.
+
+    train_bytes_per_second: bytes trained on over the time in optimizer steps. seconds: the whole loop, with the
+    measurements, samples and checkpoints in it, but without the last measurement. Both go over all sessions.
+    """
 
     run_name: str
-    bits_per_byte_exact: float
-    bits_per_byte_two_part: float
-    byte_accuracy: float
-    byte_accuracy_shuffled_codes: float
-    sequence_accuracy: float
-    levels: list[LevelReport]
-    held_out_bytes: int
+    held_out: HeldOutReport
     train_bytes_per_second: float
     peak_memory_bytes: int
     parameters: int
@@ -50,14 +48,8 @@ class Summary:
         """The summary of a run and its last measurement."""
         return cls(
             run_name=state.config.run_name,
-            bits_per_byte_exact=measured.bits_per_byte_exact,
-            bits_per_byte_two_part=measured.bits_per_byte_two_part,
-            byte_accuracy=measured.byte_accuracy,
-            byte_accuracy_shuffled_codes=measured.byte_accuracy_shuffled_codes,
-            sequence_accuracy=measured.sequence_accuracy,
-            levels=measured.levels,
-            held_out_bytes=measured.bytes,
-            train_bytes_per_second=state.bytes_read / max(state.seconds, 1e-9),
+            held_out=measured,
+            train_bytes_per_second=state.bytes_read / max(state.training_seconds, 1e-9),
             peak_memory_bytes=peak_memory,
             parameters=sum(parameter.numel() for parameter in state.model.parameters()),
             steps=state.step,
@@ -66,31 +58,36 @@ class Summary:
 
     def write(self, path: Path) -> None:
         """Writes the summary as JSON, whole or not at all."""
+        plain = asdict(self)
+        measured = plain.pop("held_out")
+        measured["held_out_bytes"] = measured.pop("bytes")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        temporary.write_text(json.dumps(plain | measured, indent=2) + "\n")
         temporary.replace(path)
 
     def table(self) -> str:
         """The summary for people."""
+        measured = self.held_out
         rows = [
-            ("bits per byte, exact", f"{self.bits_per_byte_exact:.3f}"),
-            ("bits per byte, two-part", f"{self.bits_per_byte_two_part:.3f}"),
-            ("bytes reconstructed", f"{self.byte_accuracy:.2%}"),
-            ("  with shuffled codes", f"{self.byte_accuracy_shuffled_codes:.2%}"),
-            ("sequences reconstructed whole", f"{self.sequence_accuracy:.2%}"),
+            ("bits per byte, exact", f"{measured.bits_per_byte_exact:.3f}"),
+            ("bits per byte, two-part", f"{measured.bits_per_byte_two_part:.3f}"),
+            ("bytes reconstructed", f"{measured.byte_accuracy:.2%}"),
+            ("  with shuffled codes", f"{measured.byte_accuracy_shuffled_codes:.2%}"),
+            ("sequences reconstructed whole", f"{measured.sequence_accuracy:.2%}"),
         ]
-        for number, level in enumerate(self.levels, 1):
+        for number, level in enumerate(measured.levels, 1):
             rows += [
                 (f"level {number}: bytes per code", f"{level.bytes_per_code:.2f}"),
                 (f"level {number}: raw code bits per byte", f"{level.raw_code_bits_per_byte:.2f}"),
                 (f"level {number}: codebook used", f"{level.codebook_used_fraction:.1%}"),
             ]
         rows += [
-            ("training", f"{self.steps} steps, {self.seconds:.0f} s, {self.train_bytes_per_second / 1e3:.1f} kB/s"),
+            ("training", f"{self.steps} steps, {self.seconds:.0f} s"),
+            ("bytes per second of training", f"{self.train_bytes_per_second / 1e3:.1f} kB"),
             ("peak memory", f"{self.peak_memory_bytes / 2**30:.2f} GiB"),
             ("parameters", f"{self.parameters / 1e6:.2f}M"),
         ]
-        title = f"{self.run_name}: held-out text, {self.held_out_bytes / 1e3:.0f} kB"
+        title = f"{self.run_name}: held-out text, {measured.bytes / 1e3:.0f} kB"
         lines = [f"  {name:<34}{value:>28}" for name, value in rows]
         return "\n".join([title, "─" * 64, *lines])
 

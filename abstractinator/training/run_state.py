@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torchdata.stateful_dataloader import StatefulDataLoader
-from transformers import get_scheduler
 
 from abstractinator import __version__
 from abstractinator.config import ExperimentConfig
-from abstractinator.settings import ConfigError, build, to_dict
+from abstractinator.settings import build, to_dict
 from abstractinator.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -23,29 +24,46 @@ from abstractinator.training.checkpoint import (
     set_random_state,
 )
 from abstractinator.training.optimizers import build_optimizers
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.training.schedule import build_schedulers, move_to
+from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses, ModelConfig
+
+# Settings under `model` that say how it learns and not what it is, whatever group they stand in.
+_TRAINING_ONLY = {
+    "predict_loss_weight",
+    "reconstruction_loss_weight",
+    "top_lm_loss_weight",
+    "aux_lm_loss_weight",
+    "repetition_weight",
+    "train_fraction",
+    "decay",
+    "commitment",
+    "revive_after",
+}
 
 
 @dataclass
 class RunState:
     """A model in training with all that moves along with it.
 
-    step: optimizer steps done. bytes_read: bytes trained on. seconds: spent training, over all sessions.
-    history: [step, exact, two-part] bits per byte as logged. written: names of this run's checkpoints, oldest first.
+    step: optimizer steps done. bytes_read: bytes trained on. seconds: spent in the loop, measurements, samples and
+    checkpoints included. training_seconds: spent in the steps alone. Both go over all sessions.
+    history: [step, exact, two-part] bits per byte as logged. written: this run's checkpoints by name,
+    oldest first, and what each is worth: the loss of the step after it, infinite until that is known.
     """
 
     config: ExperimentConfig
     total_steps: int
     model: HierarchicalAutoencoder
     optimizers: list[torch.optim.Optimizer]
-    schedulers: list[torch.optim.lr_scheduler.LRScheduler]
+    schedulers: list[LambdaLR]
     loader: StatefulDataLoader
     step: int = 0
     bytes_read: int = 0
     seconds: float = 0.0
+    training_seconds: float = 0.0
     tracking_run_id: str | None = None
     history: list[list[float]] = field(default_factory=list)
-    written: list[str] = field(default_factory=list)
+    written: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -60,7 +78,7 @@ class RunState:
             muon_learning_rate=config.muon_learning_rate,
             weight_decay=config.weight_decay,
         )
-        schedulers = [_scheduler(config, optimizer, total_steps) for optimizer in optimizers]
+        schedulers = build_schedulers(config, optimizers, total_steps)
         return cls(config, total_steps, model, optimizers, schedulers, loader)
 
     def save(self, path: Path) -> None:
@@ -71,17 +89,29 @@ class RunState:
             "total_steps": self.total_steps,
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedulers": [_plain(scheduler.state_dict()) for scheduler in self.schedulers],
             "loader": self.loader.state_dict(),
             "random": random_state(),
             "step": self.step,
             "bytes_read": self.bytes_read,
             "seconds": self.seconds,
+            "training_seconds": self.training_seconds,
             "tracking_run_id": self.tracking_run_id,
             "history": self.history,
             "written": self.written,
         }
         save_checkpoint(path, payload)
+
+    def judge_checkpoint(self, losses: Losses) -> None:
+        """Notes what the newest checkpoint is worth; `losses` are those of a step that began with its weights."""
+        newest = next(reversed(self.written), None)
+        if newest is not None and self.written[newest] == math.inf:
+            self.written[newest] = float((losses.predict + losses.two_part).detach())
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """The one of `written` after which the loss was lowest; None where none is known to be good."""
+        judged = {name: loss for name, loss in self.written.items() if loss < math.inf}
+        return min(judged, key=judged.__getitem__, default=None)
 
     def batches(self) -> Iterator[Tensor]:
         """The batches that come next. Raises CheckpointError where the run was resumed with other data."""
@@ -91,19 +121,31 @@ class RunState:
             raise CheckpointError(f"the checkpoint was trained on other data: {error}") from error
 
     def restore(self, path: Path) -> None:
-        """Goes on where the checkpoint was written. Raises CheckpointError where it is of another model."""
+        """Goes on where the checkpoint was written, by the settings in force now: learning rates, weight decay and
+        schedule are those of `config`. Raises CheckpointError where it is of another model."""
         payload = load_checkpoint(path)
         _check_same_model(payload, self.config, path)
+        try:
+            self._take(payload)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} was written by version {payload.get('version', 'unknown')} and cannot be gone on from by this "
+                f"one ({__version__}): {str(error).splitlines()[0]}"
+            ) from error
+
+    def _take(self, payload: dict[str, Any]) -> None:
         self.model.load_state_dict(payload["model"])
         for level in self.model.levels:
             if level.compressor.frozen:
                 level.compressor.freeze()
-        for optimizer, state in zip(self.optimizers, payload["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        for scheduler, state in zip(self.schedulers, payload["schedulers"], strict=True):
-            scheduler.load_state_dict(scheduler.state_dict() | state)  # the functions are its own
+        self.step, self.bytes_read = payload["step"], payload["bytes_read"]
+        self.seconds, self.training_seconds = payload["seconds"], payload["training_seconds"]
+        for optimizer, saved in zip(self.optimizers, payload["optimizers"], strict=True):
+            settings = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": settings})
+        for scheduler in self.schedulers:
+            move_to(scheduler, self.step)
         self.loader.load_state_dict(payload["loader"])
-        self.step, self.bytes_read, self.seconds = payload["step"], payload["bytes_read"], payload["seconds"]
         self.tracking_run_id = payload["tracking_run_id"]
         self.history, self.written = payload["history"], payload["written"]
         set_random_state(payload["random"])
@@ -123,28 +165,8 @@ def load_model(path: str | Path, device: torch.device) -> tuple[HierarchicalAuto
     return model.to(device).eval(), payload
 
 
-def _scheduler(
-    config: ExperimentConfig, optimizer: torch.optim.Optimizer, total_steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule of the settings; raises ConfigError where its arguments are not those that it takes."""
-    name, arguments = config.scheduler_type, config.scheduler_specific_kwargs
-    try:
-        scheduler = get_scheduler(name, optimizer, config.warmup_steps, total_steps, arguments)
-    except TypeError as error:
-        raise ConfigError(
-            f"scheduler_specific_kwargs={arguments} does not fit scheduler_type={name}: {error}"
-        ) from error
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-        raise ConfigError(f"scheduler_type={name} does not follow the steps alone; choose another, such as cosine")
-    return scheduler
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A scheduler's state without the functions that it is made with."""
-    return {key: value for key, value in state.items() if key != "lr_lambdas"}
-
-
 def _check_same_model(payload: dict[str, Any], config: ExperimentConfig, path: Path) -> None:
+    """What only steers the training may differ; everything else says what the weights mean."""
     different = sorted(_differences(payload["config"].get("model"), to_dict(config)["model"], "model"))
     if different:
         raise CheckpointError(
@@ -155,7 +177,8 @@ def _check_same_model(payload: dict[str, Any], config: ExperimentConfig, path: P
 
 def _differences(a: Any, b: Any, where: str) -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
-        return [d for key in a.keys() | b.keys() for d in _differences(a.get(key), b.get(key), f"{where}.{key}")]
+        keys = (a.keys() | b.keys()) - _TRAINING_ONLY
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{where}.{key}")]
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in _differences(x, y, f"{where}.{i}")]
     return [] if a == b else [where]

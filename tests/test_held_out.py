@@ -1,0 +1,73 @@
+"""What counts as a byte that came back, and how many bytes the bits are shared by."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import padded, tiny_model
+
+from abstractinator.evaluation.held_out import bytes_back, evaluate_held_out
+from components.hierarchical_autoencoder import Decompressed
+from components.packing import Packing
+from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+
+BOS, EOS = BYTES.bos, BYTES.eos
+SEGMENTS: list[list[int]] = [[BOS], [*b"abc"], [*b"de"], [EOS]]
+
+
+def packed(segments: list[list[int]]) -> Tokens:
+    return pack_bytes(torch.tensor([[token for segment in segments for token in segment]]))
+
+
+def back(decoded: list[list[int]]) -> str:
+    """SEGMENTS, and beneath them what their codes become → `+` for a byte that came back and `-` for one that did
+    not."""
+    tokens = packed(SEGMENTS)
+    code_of_byte = torch.tensor([s for s, segment in enumerate(SEGMENTS) for _ in segment])
+    codes = Tokens(torch.zeros(len(SEGMENTS), 1).long(), Packing.from_lengths(torch.tensor([4])), Alphabet(16))
+    model: Any = SimpleNamespace(
+        decompress=lambda _: Decompressed(
+            packed(decoded),
+            torch.tensor([s for s, segment in enumerate(decoded) for _ in segment]),
+        )
+    )
+    return "".join("+" if right else "-" for right in bytes_back(model, codes, tokens, code_of_byte))
+
+
+@pytest.mark.parametrize(
+    ("decoded", "right"),
+    [
+        ([[BOS], [*b"abc"], [*b"de"], [EOS]], "-+++++-"),
+        ([[BOS], [*b"aXc"], [*b"de"], [EOS]], "-+-+++-"),
+        ([[BOS], [*b"ab"], [*b"de"], [EOS]], "-++-++-"),  # too short: what is missing
+        ([[BOS], [*b"abcd"], [*b"de"], [EOS]], "-++-++-"),  # too long: its last byte, though that is there
+        ([[BOS], [*b"abcabc"], [*b"dede"], [EOS]], "-++-+--"),
+        ([[BOS], [*b"aXcd"], [*b"d"], [EOS]], "-+--+--"),
+        ([[BOS], [*b"Xabc"], [*b"de"], [EOS]], "----++-"),  # moved by one
+    ],
+    ids=str,
+)
+def test_a_byte_is_back_at_its_place_in_a_segment_of_the_right_length(decoded: list[list[int]], right: str) -> None:
+    assert back(decoded) == right
+
+
+@pytest.mark.parametrize("shape", ["information", "threshold-fixed"])
+def test_bits_are_shared_by_the_bytes_that_they_tell(shape: str) -> None:
+    model = tiny_model(shape)
+    # Rows as cut from a long text: the second and third begin in the middle of a document.
+    rows = padded([[BOS, *b"the cat, th"], [*b"e end", EOS, BOS, *b"some"], [*b" more of it"]])
+    told, predicted = 31, 29  # all bytes, and those that are not a row's first token
+    with torch.no_grad():
+        losses = model(rows)
+    assert losses.bytes == predicted
+    measured = evaluate_held_out(model, rows, batch_size=8, mixed_precision=False)
+    assert measured.bytes == told
+    assert measured.bits_per_byte_exact == pytest.approx(float(losses.predict) / math.log(2), rel=1e-5)
+    whole = float(losses.two_part) * predicted
+    assert measured.bits_per_byte_two_part == pytest.approx(whole / told / math.log(2), rel=1e-5)
+    row_by_row = evaluate_held_out(model, rows, batch_size=1, mixed_precision=False)
+    assert row_by_row.bits_per_byte_two_part == pytest.approx(measured.bits_per_byte_two_part, rel=1e-4)
