@@ -173,8 +173,11 @@ def result_table(scores: list[dict[str, Any]], held_out_bytes: int) -> str:
     return table(title, header, rows)
 
 
-def parser_of_options() -> argparse.ArgumentParser:
-    parser = argument_parser("benchmarks.exact_against_flat", __doc__)
+def parser_of_options(
+    module: str = "benchmarks.exact_against_flat", description: str | None = __doc__
+) -> argparse.ArgumentParser:
+    """The options of a training in turns, for the benchmark of this name."""
+    parser = argument_parser(module, description)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings over the experiment's")
     parser.add_argument("--config", help="an experiment whose model and data take part; without it the default one")
     parser.add_argument("--data", type=os.path.abspath, help="local text to train on, in place of the experiment's")

@@ -1,6 +1,8 @@
 """The baseline: a flat byte transformer with full causal attention, and how fast it trains at some sizes.
 
-Letters: B rows, N tokens a row, H heads, d width of a head, D width.
+It also generates byte by byte, with a KV cache of its last C positions.
+
+Letters: B rows, N tokens a row, H heads, d width of a head, D width, C positions of the cache.
 """
 
 from __future__ import annotations
@@ -46,6 +48,18 @@ class FlatConfig:
             raise ValueError(f"heads ({self.heads}) must divide width ({self.width}) into even head widths")
 
 
+@dataclass
+class FlatCache:
+    """Keys and values of the last C positions of B rows, one (B, H, C, d) each a layer, as a ring; rows go in step.
+
+    count: positions seen so far.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    count: int = 0
+
+
 class FullAttention(nn.Module):
     """Multi-head causal self-attention over the whole row, by torch's fused kernel."""
 
@@ -61,12 +75,21 @@ class FullAttention(nn.Module):
         out = F.scaled_dot_product_attention(rotated(q, angles), rotated(k, angles), v, is_causal=True)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
+    def step(self, x: Tensor, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, count: int) -> Tensor:
+        """x: (B, D), the position after `count` others, angles (1, d/2) → (B, D); writes to keys and values."""
+        q, k, v = self.to_qkv(x).view(len(x), 3, self.heads, 1, -1).unbind(1)  # (B, H, 1, d)
+        slot, seen = count % keys.shape[2], min(count + 1, keys.shape[2])
+        keys[:, :, slot], values[:, :, slot] = rotated(k, angles)[:, :, 0], v[:, :, 0]
+        out = F.scaled_dot_product_attention(rotated(q, angles), keys[:, :, :seen], values[:, :, :seen])
+        return self.to_out(out.flatten(1))
 
-def rotary_angles(length: int, head_width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (N, d/2) of rotary positions (Su et al. 2021), once for all layers, in the type of `like`."""
+
+def rotary_angles(length: int, head_width: int, like: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (N, d/2) of the rotary positions from `first` on (Su et al. 2021), once for all layers, in
+    the type of `like`."""
     half = head_width // 2
     frequencies = 10_000.0 ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
-    angles = torch.arange(length, device=like.device)[:, None] * frequencies
+    angles = torch.arange(first, first + length, device=like.device)[:, None] * frequencies
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
@@ -88,6 +111,9 @@ class FlatBlock(nn.Module):
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         return self.mlp(x + self.attention(self.norm(x), angles))
+
+    def step(self, x: Tensor, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, count: int) -> Tensor:
+        return self.mlp(x + self.attention.step(self.norm(x), angles, keys, values, count))
 
 
 class FlatByteTransformer(nn.Module):
@@ -140,6 +166,23 @@ class FlatByteTransformer(nn.Module):
         angles = rotary_angles(rows.shape[1], self.config.width // self.config.heads, x)
         for block in self.blocks:
             x = block(x, angles)
+        return self.to_logits(self.norm(x)).float()
+
+    def empty_cache(self, rows: int, context: int) -> FlatCache:
+        """A cache of `context` positions for `rows` rows that have seen nothing."""
+        config = self.config
+        shape = (rows, config.heads, context, config.width // config.heads)
+        like = self.norm.gain
+        return FlatCache(*([like.new_zeros(shape) for _ in self.blocks] for _ in range(2)))
+
+    @torch.no_grad()
+    def step(self, byte: Tensor, cache: FlatCache) -> Tensor:
+        """One more byte of every row (B,) → (B, 259) logits of the next; equals `logits` while the cache lasts."""
+        x = self.embedding(byte)
+        angles = rotary_angles(1, self.config.width // self.config.heads, x, cache.count)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            x = block.step(x, angles, keys, values, cache.count)
+        cache.count += 1
         return self.to_logits(self.norm(x)).float()
 
 
