@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from components.code_expander import CodeExpander
+from components.code_search import search_codes
 from components.entropy_model import EntropyModel, EntropyModelConfig
 from components.learned_query_attention import LearnedQueryAttention
 from components.segmentation import (
@@ -20,6 +22,7 @@ from components.segmentation import (
     Segments,
     check_rule,
     distinct_segments,
+    take_segments,
 )
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.tokens import Alphabet, Tokens
@@ -57,10 +60,11 @@ class CompressorConfig:
 class Encoded:
     """codes: the segments as tokens of the next level, S of them. distinct: the different segments, U of them.
 
-    quantizer_loss: scalar, squared distances.
+    vectors: (U, D) the quantized vectors of the distinct segments. quantizer_loss: scalar, squared distances.
     """
 
     codes: Tokens
+    vectors: Tensor
     distinct: DistinctSegments
     quantizer_loss: Tensor
 
@@ -118,11 +122,15 @@ class ByteSegmentCompressor(nn.Module):
         self.quantizer = VectorQuantizer(config.quantizer, config.width, groups=longest)
         self.register_buffer("frozen", torch.tensor(False))
 
-    def forward(self, tokens: Tokens) -> Compressed:
-        """tokens: T of them, packed → Compressed."""
+    def forward(self, tokens: Tokens, expander: CodeExpander | None = None) -> Compressed:
+        """tokens: T of them, packed → Compressed.
+
+        expander: where given, segments that it does not give back get other codes if near ones do better
+        (components/code_search.py).
+        """
         entropies, nats = self.measure(tokens)
         segments = self.segmenter(tokens, entropies)
-        return Compressed(tokens, segments, entropies, nats, self.encode(tokens, segments))
+        return Compressed(tokens, segments, entropies, nats, self.encode(tokens, segments, expander))
 
     def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
         """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats where it does not
@@ -134,11 +142,6 @@ class ByteSegmentCompressor(nn.Module):
                 return self.entropy_model(tokens)[0], None
         return self.entropy_model(tokens)
 
-    def foresee(self, tokens: Tokens, segments: Segments) -> Segments:
-        """Segments of tokens whose codes were given, with the context that `forward` gives the same tokens."""
-        entropies, _ = self.measure(tokens)
-        return self.segmenter.foresee(tokens, entropies, segments)
-
     def freeze(self) -> None:
         """Ends the training of entropy model and threshold, for good: boundaries stay where they are."""
         self.frozen.fill_(True)
@@ -146,28 +149,36 @@ class ByteSegmentCompressor(nn.Module):
             self.entropy_model.requires_grad_(False)
             self.entropy_model.zero_grad(set_to_none=True)  # a gradient left over would still be stepped on
 
-    def encode(self, tokens: Tokens, segments: Segments) -> Encoded:
+    def encode(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None = None) -> Encoded:
         """Codes of given segments; each different segment is worked out once. Special tokens become special codes."""
         distinct = distinct_segments(tokens, segments)
-        ids, vectors, loss = self._quantize(distinct.tokens, distinct.segments)
+        ids, vectors, loss = self._quantize(distinct.tokens, distinct.segments, expander)
         each = distinct.of_segment
-        return Encoded(Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each]), distinct, loss)
+        codes = Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each])
+        return Encoded(codes, vectors, distinct, loss)
 
-    def encode_each(self, tokens: Tokens, segments: Segments) -> Tokens:
+    def encode_each(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None = None) -> Tokens:
         """The codes of `encode`, for a few segments that need not be compared with each other."""
-        ids, vectors, _ = self._quantize(tokens, segments)
+        ids, vectors, _ = self._quantize(tokens, segments, expander)
         return Tokens(ids, segments.packing, self.code_alphabet, vectors)
 
-    def _quantize(self, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+    def _quantize(
+        self, tokens: Tokens, segments: Segments, expander: CodeExpander | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (S, Q) of the segments, their vectors (S, D), and the quantizer's loss."""
         first = segments.first_tokens
-        plain = ~tokens.special[first]  # (S,)
+        special = tokens.special[first]  # (S,)
+        plain = (~special).nonzero()[:, 0]
         quantized = self.quantizer(self.pooled(tokens, segments)[plain])
+        codes, vectors = quantized.codes, quantized.vectors
+        if expander is not None:
+            inside = take_segments(tokens, segments, plain)
+            codes, vectors = search_codes(codes, vectors, *inside, self.quantizer, expander)
         number = tokens.ids[first, 0] - self.alphabet.codebook_size + self.code_alphabet.codebook_size
         ids = number[:, None].repeat(1, self.code_alphabet.slots)
-        ids[plain] = quantized.codes
-        vectors = quantized.vectors.new_zeros(len(first), self.config.width)
-        return ids, vectors.index_put((plain.nonzero()[:, 0],), quantized.vectors), quantized.loss
+        ids[plain] = codes
+        zeros = vectors.new_zeros(len(first), self.config.width)
+        return ids, zeros.index_put((plain,), vectors), quantized.loss
 
     def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, D) what the quantizer reads: a function of each segment's own tokens."""

@@ -2,8 +2,7 @@
 
 Two ways down share a level:
 
-    decompress   given a segment's quantized vector and the context of the codes before it, its tokens: all
-                 segments and all places at once
+    decompress   given a segment's quantized vector alone, its tokens: all segments and all places at once
     predict      given the context before a segment and the tokens so far, the next token
 
 Letters: T packed tokens, S packed segments, L longest segment, D width, Q slots, K codes of the lower level.
@@ -67,10 +66,9 @@ class CodeExpander(nn.Module):
         lower_vector_width: int = 0,
     ) -> None:
         super().__init__()
-        self.config, self.alphabet, self.longest, self.context_width = config, alphabet, longest, context_width
+        self.config, self.alphabet, self.longest = config, alphabet, longest
         places_width = longest * config.place_width
         self.from_vector = GroupedLinear(vector_width, places_width, groups=longest)
-        self.from_code_context = nn.Linear(context_width, places_width, bias=False)
         self.blocks = nn.Sequential(*(ResidualMLP(places_width, config.mlp_width) for _ in range(config.layers)))
         self.place_mlp = ResidualMLP(config.place_width, 2 * config.place_width)
         self.place_norm = RMSNorm(config.place_width)
@@ -86,23 +84,20 @@ class CodeExpander(nn.Module):
 
     # decompress: quantized vectors → tokens
 
-    def places(self, vectors: Tensor, context: Tensor) -> Tensor:
-        """Quantized vectors (S, D) and the contexts before them (S, C) → (S, L, P): a hidden vector for each place."""
-        x = self.blocks(self.from_vector(vectors) + self.from_code_context(context))
-        return x.view(len(vectors), self.longest, self.config.place_width)
+    def places(self, vectors: Tensor) -> Tensor:
+        """Quantized vectors (S, D) → (S, L, P): a hidden vector for each place."""
+        x = self.blocks(self.from_vector(vectors)).view(len(vectors), self.longest, self.config.place_width)
+        return self.place_norm(self.place_mlp(x))
 
-    def reconstruction_nats(self, codes: Tokens, context: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
-        """−log p(tokens of the segment | its code and those before it), its end included: (S,) nats.
+    def reconstruction_nats(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
+        """−log p(tokens of the segment | its code), its end included: vectors (S, D) of the codes → (S,) nats.
 
-        codes: S of them, of which the vectors are read. context: (S, C), vector s made from codes before s alone.
         The end is not coded after the longest possible segment, where nothing else can come; special segments
         cost nothing.
         """
-        assert codes.vectors is not None
         plain = ~tokens.special[segments.first_tokens]  # (S,)
         index, offsets, targets = self._targets(tokens, segments, plain)
-        hidden = self.places(codes.vectors, context)[index, offsets]
-        nats = self.head.nats(self.place_norm(self.place_mlp(hidden)), targets)
+        nats = self.head.nats(self.places(vectors)[index, offsets], targets)
         return nats.new_zeros(len(plain)).index_add(0, index, nats)
 
     def _targets(self, tokens: Tokens, segments: Segments, plain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,13 +111,12 @@ class CodeExpander(nn.Module):
         return index, offsets, torch.cat([tokens.ids[inside], end_targets])
 
     @torch.no_grad()
-    def expand(self, vectors: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The most probable tokens of all segments, in one step: (S, D), (S, C) → ids (S, L, Q) and lengths (S,).
+    def expand(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The most probable tokens of all segments, in one step: (S, D) → ids (S, L, Q) and lengths (S,).
 
         Places from a segment's length on hold nothing of meaning.
         """
-        hidden = self.places(vectors, context)
-        slots = self.head.logits(self.place_norm(self.place_mlp(hidden)).flatten(0, 1))
+        slots = self.head.logits(self.places(vectors).flatten(0, 1))
         size = self.alphabet.codebook_size
         first = slots[0].view(len(vectors), self.longest, size + 1)
         ends = first.argmax(-1) == size
@@ -130,6 +124,14 @@ class CodeExpander(nn.Module):
         lengths = torch.where(ends.any(1), ends.int().argmax(1), self.longest)
         ids = torch.stack([slot[:, :size].argmax(-1) for slot in slots], dim=-1)
         return ids.view(len(vectors), self.longest, self.alphabet.slots), lengths
+
+    def errors(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
+        """(S,) how many tokens of each segment `expand` gets wrong: wrong ones, missing ones and those too many."""
+        ids, lengths = self.expand(vectors)
+        there = segments.offsets < lengths[segments.of_token]
+        right = there & (ids[segments.of_token, segments.offsets.clamp(max=self.longest - 1)] == tokens.ids).all(1)
+        errors = (lengths - segments.lengths).clamp(min=0)
+        return errors.index_add(0, segments.of_token, (~right).to(errors.dtype))
 
     # predict: context and tokens so far → the next token's hidden vector
 

@@ -54,8 +54,7 @@ class Drafts:
     def __init__(self, model: HierarchicalAutoencoder, state: IncrementalModel, rows: int) -> None:
         self.model, self.state = model, state
         self.plans = [_Plan() for _ in range(rows)]
-        # Candidates side by side need a state each above the first level.
-        self.candidates = min(CANDIDATES, model.top.alphabet.codebook_size) if len(model.levels) == 1 else 1
+        self.candidates = min(CANDIDATES, model.top.alphabet.codebook_size)
 
     def keep(self, rows: list[int]) -> None:
         """Follows IncrementalModel.keep."""
@@ -86,7 +85,8 @@ class Drafts:
         count = self.candidates
         context = self.state.top.upcoming(rows)
         codes = self._probable_codes(context)  # (R·M, Q)
-        drafted, lengths = self.state.draft(rows.repeat_interleave(count), codes, context.repeat_interleave(count, 0))
+        opened = self.state.open_tokens(rows).repeat_interleave(count, 0)
+        drafted, lengths = self.state.plan(codes[:, None], torch.ones_like(codes[:, 0]), opened)
         texts = [bytes(text[:length]) for text, length in zip(drafted.tolist(), lengths.tolist(), strict=True)]
         for i, row in enumerate(rows.tolist()):
             self.plans[row].candidates = list(dict.fromkeys(texts[i * count : (i + 1) * count]))

@@ -94,9 +94,7 @@ class _Generation:
 
     def __init__(self, model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> None:
         self.model, self.config = model, config
-        planned = math.prod(level.expander.longest for level in model.levels[1:])  # lowest codes of one highest
-        self.block = max(1, min(_BLOCK, _AHEAD // planned))
-        self.state = IncrementalModel(model, len(prompts), max(_AHEAD, planned))
+        self.state = IncrementalModel(model, len(prompts), _AHEAD)
         self.state.prefill(prompts)
         self.sample = Sampler(config, self.state.device)
         self.texts = [WrittenText(prompt, config) for prompt in prompts]
@@ -171,23 +169,20 @@ class _Generation:
         rows = self._to_go(False)
         while len(rows):
             left = max(self.texts[prompt].left for prompt in self.prompts)
-            block = max(1, min(self.block, math.ceil(left / self.model.target_bytes_per_code)))
-            codes, contexts, counts = self._next_codes(rows, block)
-            planned, lengths = self.state.plan(
-                rows, codes, contexts, counts, rows.new_zeros(len(rows), len(self.model.levels))
-            )
+            block = max(1, min(_BLOCK, math.ceil(left / self.model.target_bytes_per_code)))
+            codes, counts = self._next_codes(rows, block)
+            at_boundary = rows.new_zeros(len(rows), len(self.model.levels))
+            planned, lengths = self.state.plan(codes, counts, at_boundary)
             texts = [text[:count] for text, count in zip(planned.tolist(), lengths.tolist(), strict=True)]
             ended = (counts < block).tolist()
             self._write(rows, [[*text, *[BYTES.codebook_size] * end] for text, end in zip(texts, ended, strict=True)])
             yield from self._pieces()
             rows, _ = self._drop_ended(rows, rows)
 
-    def _next_codes(self, rows: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Up to `block` highest codes (R, m, Q) for all rows, the contexts before and after them (R, m + 1, C), and
-        how many came before EOS (R,)."""
+    def _next_codes(self, rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
+        """Up to `block` highest codes (R, m, Q) for all rows, and how many came before EOS (R,)."""
         context = self.state.top.upcoming(rows)
         ids = rows.new_zeros(len(rows), block, self.model.top.alphabet.slots)
-        contexts = context[:, None].repeat(1, block + 1, 1)
         counts = torch.zeros_like(rows)
         for m in range(block):
             code = self._choose_code(rows, context)
@@ -197,8 +192,8 @@ class _Generation:
                 break
             ids[rows, m] = code
             counts[rows] += 1
-            context = contexts[rows, m + 1] = self.state.read_codes(rows, code)
-        return ids, contexts, counts
+            context = self.state.read_codes(rows, code)
+        return ids, counts
 
     def _choose_code(self, rows: Tensor, context: Tensor) -> Tensor:
         """(R, C) → codes (R, Q), drawn slot by slot; K in slot 0 is the end of the text."""

@@ -22,7 +22,6 @@ from components.byte_segment_compressor import ByteSegmentCompressor, Compressed
 from components.code_expander import CodeExpander, ExpanderConfig
 from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
 from components.packing import Packing
-from components.segmentation import Segments
 from components.token_head import DepthHead, targets_of
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 from components.transformer import GroupedLinear
@@ -86,28 +85,28 @@ class Level(nn.Module):
             lower_vector_width=lower_vector_width,
         )
 
-    @torch.no_grad()
-    def with_vectors(self, codes: Tokens) -> Tokens:
-        """Codes of this level's compressor with their quantized vectors; those of special codes are zeros."""
-        vectors = self.compressor.quantizer.decode(codes.ids.clamp(max=codes.alphabet.codebook_size - 1))
-        return Tokens(codes.ids, codes.packing, codes.alphabet, vectors.masked_fill(codes.special[:, None], 0.0))
+    def compress(self, tokens: Tokens) -> Compressed:
+        """Tokens → codes. In evaluation mode they are checked by decoding them, and mended where that helps."""
+        return self.compressor(tokens, None if self.training else self.expander)
+
+    def reconstruction_nats(self, compressed: Compressed) -> Tensor:
+        """(U,) −log p(tokens | code) of each distinct segment."""
+        encoded = compressed.encoded
+        return self.expander.reconstruction_nats(encoded.vectors, encoded.distinct.tokens, encoded.distinct.segments)
 
     @torch.no_grad()
-    def decompress(self, codes: Tokens, context: Tensor) -> tuple[Tokens, Segments]:
-        """Codes (S) with their vectors and the contexts before them (S, C) → their most probable tokens, and
-        how these lie in segments, all boundaries taken as foreseen."""
-        compressor, expander = self.compressor, self.expander
+    def decompress(self, codes: Tokens) -> tuple[Tokens, Tensor]:
+        """Codes, of which the ids are read → their most probable tokens (T), and the code of each (T,)."""
+        compressor = self.compressor
         size, special = codes.alphabet.codebook_size, codes.special
-        assert codes.vectors is not None
-        ids, lengths = expander.expand(codes.vectors, context)
+        vectors = compressor.quantizer.decode(codes.ids.clamp(max=size - 1))
+        ids, lengths = self.expander.expand(vectors)
         ids[special, 0] = codes.ids[special, :1] - size + compressor.alphabet.codebook_size
         lengths = lengths.masked_fill(special, 1)
 
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (S, L)
         per_row = torch.zeros_like(codes.packing.lengths).index_add_(0, codes.packing.rows, lengths)
-        of_token, offsets = inside.nonzero().unbind(1)
-        tokens = Tokens(ids[inside], Packing.from_lengths(per_row), compressor.alphabet)
-        return tokens, Segments(codes.packing, of_token, offsets, lengths, of_token)
+        return Tokens(ids[inside], Packing.from_lengths(per_row), compressor.alphabet), inside.nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class HierarchicalAutoencoder(nn.Module):
         """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up."""
         out: list[Compressed] = []
         for level in self.levels:
-            out.append(level.compressor(tokens))
+            out.append(level.compress(tokens))
             tokens = out[-1].codes
         return out
 
@@ -171,15 +170,10 @@ class HierarchicalAutoencoder(nn.Module):
 
         Nothing but `codes.ids` is read. Special codes become the special tokens they stand for.
         """
-        tokens, code = self.levels[-1].with_vectors(codes), torch.arange(codes.packing.total, device=codes.ids.device)
-        context = self.top(tokens)
-        for i, level in reversed(list(enumerate(self.levels))):
-            tokens, segments = level.decompress(tokens, context)
-            code = code[segments.of_token]
-            if i > 0:
-                tokens = self.levels[i - 1].with_vectors(tokens)
-                segments = level.compressor.foresee(tokens, segments)  # as in training, as far as the tokens are right
-                context = level.expander.predict(context, tokens, segments)
+        tokens, code = codes, torch.arange(codes.packing.total, device=codes.ids.device)
+        for level in reversed(self.levels):
+            tokens, of_token = level.decompress(tokens)
+            code = code[of_token]
         return Decompressed(tokens, code)
 
     @property
@@ -210,7 +204,7 @@ class HierarchicalAutoencoder(nn.Module):
         """(B, N) byte ids, PAD at the ends of rows → Losses. The first token of a row is not predicted.
 
         language_model: False leaves out the top and the predict path, most of the cost: bytes → codes → bytes is
-        then trained alone, with zeros as context, and bytes and codes count as guessed.
+        then trained alone, and bytes and codes count as guessed.
         """
         tokens = pack_bytes(rows)
         compressed = self.compress(tokens)
@@ -224,11 +218,7 @@ class HierarchicalAutoencoder(nn.Module):
             guess = codes.alphabet.slots * math.log(codes.alphabet.codebook_size)
             byte_nats = torch.tensor(bytes_ * math.log(BYTES.codebook_size + 1), device=rows.device)
             code_nats = torch.tensor(codes.packing.total * guess, device=rows.device)
-            contexts = [
-                byte_nats.new_zeros(len(c.segments.lengths), level.expander.context_width)
-                for level, c in zip(self.levels, compressed, strict=True)
-            ]
-        reconstruction = [self._reconstruction(i, c, contexts[i]) for i, c in enumerate(compressed)]
+        reconstruction = [self._reconstruction(level, c) for level, c in zip(self.levels, compressed, strict=True)]
         entropy = [
             c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else byte_nats.new_zeros(()) for c in compressed
         ]
@@ -249,18 +239,17 @@ class HierarchicalAutoencoder(nn.Module):
             compressed=compressed,
         )
 
-    def _reconstruction(self, i: int, compressed: Compressed, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Nats to tell level i's tokens given its codes, and the same with rare segments weighing more, for training.
+    def _reconstruction(self, level: Level, compressed: Compressed) -> tuple[Tensor, Tensor]:
+        """Nats to tell a level's tokens given its codes, and the same with rare segments weighing more, for training.
 
         Frequent segments are learned soon whatever their weight; leaving more of the gradient to the rare ones
         is what the accuracy in the end depends on.
         """
-        nats = self.levels[i].expander.reconstruction_nats(
-            compressed.codes, context, compressed.tokens, compressed.segments
-        )
-        distinct = compressed.encoded.distinct
-        weights = (distinct.counts.float() ** (self.config.repetition_weight - 1))[distinct.of_segment]
-        return nats.sum(), (weights * nats).sum() * (len(weights) / weights.sum().clamp(min=1e-9))
+        nats, distinct = level.reconstruction_nats(compressed), compressed.encoded.distinct
+        counts = distinct.counts.to(nats.dtype)
+        weights = counts**self.config.repetition_weight
+        even = (weights * nats).sum() * (counts.sum() / weights.sum().clamp(min=1e-9))
+        return (counts * nats).sum(), even
 
 
 def _initialize(module: nn.Module) -> None:

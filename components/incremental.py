@@ -171,53 +171,20 @@ class IncrementalModel:
         return self._read(len(self.levels), rows, ids[:, None], vectors[:, None], torch.ones_like(rows))[:, 0]
 
     @torch.no_grad()
-    def plan(
-        self, rows: Tensor, ids: Tensor, contexts: Tensor, counts: Tensor, opened: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def plan(self, ids: Tensor, counts: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
         """The most probable bytes of highest codes, each level decoded at once → (R, n), of which (R,) count.
 
-        ids: (R, m, Q), of which the first `counts` (R,) of each row count. contexts: (R, m + 1, C) before each of them
-        and after the last. opened: (R, L) see `open_tokens`, the first code being that of the open segment; zeros at a
-        boundary. Levels above the first go on behind what was planned, with which bytes can no longer be read.
+        ids: (R, m, Q), of which the first `counts` (R,) of each row count. opened: (R, L) see `open_tokens`, the
+        first code being that of the open segment; zeros at a boundary.
         """
-        for i in reversed(range(len(self.levels))):
-            level = self.model.levels[i]
-            vectors = level.compressor.quantizer.decode(ids.flatten(0, 1))
-            tokens, lengths = level.expander.expand(vectors, contexts[:, :-1].flatten(0, 1))
-            number = torch.arange(ids.shape[1], device=self.device)
+        for i in reversed(range(len(self.model.levels))):
+            level, number = self.model.levels[i], torch.arange(ids.shape[1], device=self.device)
+            tokens, lengths = level.expander.expand(level.compressor.quantizer.decode(ids.flatten(0, 1)))
             place = torch.arange(tokens.shape[1], device=self.device)
-            lengths = lengths.view(-1, len(number)) * (number < counts[:, None])
+            lengths = lengths.view(ids.shape[:2]) * (number < counts[:, None])
             inside = (place < lengths[:, :, None]) & (place >= opened[:, i, None, None] * (number == 0)[:, None])
-            tokens, segment, counts = _packed_rows(tokens.view(*inside.shape, -1), inside, counts)
-            if not tokens.shape[1]:
-                return rows.new_zeros(len(rows), 0), counts
-            if i:
-                context = contexts.take_along_dim(segment[:, 1:, None], dim=1)
-                contexts = self._plan_on(i, rows, tokens, context, counts)
-            ids = tokens
+            ids, counts = _packed_rows(tokens.view(*inside.shape, -1), inside)
         return ids[:, :, 0], counts
-
-    def draft(self, rows: Tensor, ids: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """`plan` for one highest code (R, Q), that of the open segment with context (R, C), leaving no trace."""
-        counts = [memory.counts.clone() for memory in self.memories]
-        drafted = self.plan(
-            rows, ids[:, None], context[:, None].expand(-1, 2, -1), torch.ones_like(rows), self.open_tokens(rows)
-        )
-        for memory, count in zip(self.memories, counts, strict=True):
-            memory.counts = count
-        return drafted
-
-    def _plan_on(self, i: int, rows: Tensor, ids: Tensor, context: Tensor, counts: Tensor) -> Tensor:
-        """Tokens (R, n, Q) of level i are planned, (R, n, C) being the contexts of those after them → (R, n + 1, D)
-        what is known before each and after the last."""
-        memory = self.levels[i]
-        vectors = self.model.levels[i - 1].compressor.quantizer.decode(ids.flatten(0, 1))
-        tokens = memory.enter(rows, ids, vectors.view(*ids.shape[:2], -1))
-        before = self.model.levels[i].expander.step(context, tokens, memory.caches)
-        known = torch.cat([memory.upcoming(rows)[:, None], before], dim=1)
-        memory.before.write(rows, tokens.positions + 1, before)
-        memory.counts[rows] += counts
-        return known
 
     def _read(self, i: int, rows: Tensor, ids: Tensor, vectors: Tensor | None, lengths: Tensor) -> Tensor:
         """Tokens (R, n, Q) of level i, or highest codes, come in → what is known after each, (R, n, D)."""
@@ -274,7 +241,7 @@ class IncrementalModel:
         positions, of_token = (first[packing.rows] + packing.positions)[:, None], rows[row][packing.rows]
         vectors = memory.vectors.read(of_token, positions)[:, 0] if memory.vectors is not None else None
         tokens = Tokens(memory.ids.read(of_token, positions)[:, 0], packing, compressor.alphabet, vectors)
-        codes = compressor.encode_each(tokens, one_segment_a_row(tokens))
+        codes = compressor.encode_each(tokens, one_segment_a_row(tokens), self.model.levels[i].expander)
         assert codes.vectors is not None
         index, counts = row.unique_consecutive(return_counts=True)
         inside = torch.arange(int(counts.max()), device=self.device) < counts[:, None]  # (R', m)
@@ -284,15 +251,11 @@ class IncrementalModel:
         self._read(i + 1, rows[index], ids, above, counts)
 
 
-def _packed_rows(tokens: Tensor, inside: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (R, m, L, Q) of m segments a row, where `inside` (R, m, L), moved to the left of their row → (R, n, Q).
-
-    Also (R, n + 1) the segment of each, `segments` (R,) behind the last, and (R,) how many there are.
-    """
+def _packed_rows(tokens: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (R, m, L, Q) of m segments a row, where `inside` (R, m, L), moved to the left of their row → (R, n, Q),
+    and (R,) how many there are."""
     counts = inside.sum((1, 2))
     there = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]  # (R, n)
     packed = tokens.new_zeros(*there.shape, tokens.shape[-1])
     packed[there] = tokens[inside]
-    segment = segments[:, None].repeat(1, there.shape[1] + 1)
-    segment[:, :-1][there] = inside.nonzero()[:, 1]
-    return packed, segment, counts
+    return packed, counts

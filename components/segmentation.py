@@ -8,7 +8,7 @@ Letters: B rows, T packed tokens, S packed segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -105,6 +105,15 @@ def one_segment_a_row(tokens: Tokens) -> Segments:
     return Segments(each, packing.rows, packing.positions, packing.lengths, packing.rows)
 
 
+def take_segments(tokens: Tokens, segments: Segments, index: Tensor) -> tuple[Tokens, Segments]:
+    """The tokens of some segments (U,), any of them any number of times, each in a row of its own."""
+    packing = Packing.from_lengths(segments.lengths[index])
+    source = segments.first_tokens[index][packing.rows] + packing.positions
+    vectors = tokens.vectors[source] if tokens.vectors is not None else None
+    taken = Tokens(tokens.ids[source], packing, tokens.alphabet, vectors)
+    return taken, one_segment_a_row(taken)
+
+
 def distinct_segments(tokens: Tokens, segments: Segments) -> DistinctSegments:
     """Finds equal segments by a 64-bit hash of their tokens: two different ones of a million are taken for equal
     with probability 3e-8."""
@@ -113,11 +122,7 @@ def distinct_segments(tokens: Tokens, segments: Segments) -> DistinctSegments:
     _, of_segment, counts = torch.unique(hashes, return_inverse=True, return_counts=True)
     place = torch.arange(len(hashes), device=hashes.device)
     chosen = torch.zeros_like(counts).scatter_(0, of_segment, place)  # one of the equal ones
-    packing = Packing.from_lengths(segments.lengths[chosen])
-    source = segments.first_tokens[chosen][packing.rows] + packing.positions
-    vectors = tokens.vectors[source] if tokens.vectors is not None else None
-    distinct = Tokens(tokens.ids[source], packing, tokens.alphabet, vectors)
-    return DistinctSegments(distinct, one_segment_a_row(distinct), counts, of_segment)
+    return DistinctSegments(*take_segments(tokens, segments, chosen), counts, of_segment)
 
 
 @dataclass
@@ -162,11 +167,6 @@ class Segmenter(nn.Module):
         per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
         context = _context(of_token, tokens.special, expected)
         return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
-
-    def foresee(self, tokens: Tokens, entropies: Tensor | None, segments: Segments) -> Segments:
-        """Segments of tokens whose codes were given, with the context that `forward` gives the same tokens."""
-        expected = self._expected(tokens, entropies, self.threshold)
-        return replace(segments, context=_context(segments.of_token, tokens.special, expected))
 
     def _expected(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
         """(T,) bool: where a segment begins, as far as it can be known before the token is seen."""

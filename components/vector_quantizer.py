@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from components.transformer import GroupedLinear
 
+_NEAREST = 8  # codes of a codebook that count as neighbours of one
+
 Kind = Literal["fsq", "vq", "residual_vq", "simvq"]
 
 
@@ -261,6 +263,34 @@ class VectorQuantizer(nn.Module):
             if self.config.kind == "residual_vq":
                 return torch.stack(parts).sum(0)
             return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def neighbours(self, codes: Tensor) -> Tensor:
+        """codes: (S, Q) → (S, M, Q): what lies next to them. One slot of each differs: for fsq by one step in one
+        dimension (at its last value it stays), for the others it is one of the nearest codes of that codebook."""
+        changed = [self._beside(codes[:, slot], slot) for slot in range(codes.shape[1])]  # (S, M / Q) each
+        out = [codes[:, None].repeat(1, beside.shape[1], 1) for beside in changed]
+        for slot, beside in enumerate(changed):
+            out[slot][:, :, slot] = beside
+        return torch.cat(out, dim=1)
+
+    def _beside(self, codes: Tensor, slot: int) -> Tensor:
+        """(S,) codes of one slot → (S, N) those next to each."""
+        if self.config.kind != "fsq":
+            book = self.codebooks[slot].codes
+            count = min(_NEAREST + 1, len(book))
+            parts = [  # rows are few, codes may be many
+                torch.cdist(book[part], book).topk(count, largest=False).indices[:, 1:] for part in codes.split(256)
+            ]
+            return torch.cat(parts)
+        steps, unit = [], 1
+        for levels in self.config.fsq_levels:
+            value = codes // unit % levels
+            steps.append(torch.where(value < levels - 1, codes + unit, codes if levels > 2 else codes - unit))
+            if levels > 2:  # with two values, up and down are the same
+                steps.append(torch.where(value > 0, codes - unit, codes))
+            unit *= levels
+        return torch.stack(steps, dim=1)
 
     def _fsq(self, z: Tensor) -> Quantized:
         lattice, codes = self.lattice(self.project_in(z)[None])

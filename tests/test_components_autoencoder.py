@@ -77,10 +77,9 @@ def two_part_terms(model: HierarchicalAutoencoder, tokens: Tokens) -> tuple[list
     with torch.no_grad():
         compressed = model.compress(tokens)
         lower = [tokens, *(c.codes for c in compressed)]
-        _, contexts = model.predict(tokens, compressed)
         terms = [
-            by_row(level.expander.reconstruction_nats(c.codes, context, x, c.segments), c.codes.packing)
-            for level, c, context, x in zip(model.levels, compressed, contexts, lower[:-1], strict=True)
+            by_row(level.expander.reconstruction_nats(c.codes.vectors, x, c.segments), c.codes.packing)
+            for level, c, x in zip(model.levels, compressed, lower[:-1], strict=True)
         ]
         codes = compressed[-1].codes
         terms.append(by_row(model.top.nats(model.top(codes), codes), codes.packing))
@@ -130,21 +129,19 @@ def decoded_by_code(model: HierarchicalAutoencoder, codes: Tokens) -> list[list[
 
 
 @every_shape
-def test_a_code_changes_no_byte_decoded_from_an_earlier_one(shape: str) -> None:
+def test_a_code_changes_no_byte_decoded_from_another_one(shape: str) -> None:
     model = model_of(shape)
     codes = model.compress(pack_bytes(padded([ROW])))[-1].codes
     original = decoded_by_code(model, codes)
-    random_, itself, later = random.Random(0), 0, 0
+    random_, itself = random.Random(0), 0
     for s in range(codes.packing.total):
         for _ in range(3):
             ids = codes.ids.clone()
             ids[s] = torch.tensor([random_.randrange(codes.alphabet.codebook_size) for _ in range(codes.ids.shape[1])])
             changed = decoded_by_code(model, Tokens(ids, codes.packing, codes.alphabet))
-            assert changed[:s] == original[:s]
+            assert changed[:s] == original[:s] and changed[s + 1 :] == original[s + 1 :]
             itself += changed[s] != original[s]
-            later += changed[s + 1 :] != original[s + 1 :]
     assert itself > codes.packing.total, "codes do not decide what is decoded"
-    assert later, "earlier codes are no context of later ones"
 
 
 @every_shape
@@ -233,35 +230,6 @@ def test_the_codebook_of_simvq_learns_from_reconstruction() -> None:
     model(padded([ROW])).reconstruction[0].backward()
     for book in model.levels[0].compressor.quantizer.codebooks:
         assert book.map.weight.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if "-" in shape])
-def test_true_tokens_are_decompressed_in_the_contexts_of_the_training(
-    shape: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tiny_model(shape)
-    # Odd and even numbers of bytes before an EOS, so that some ends are foreseen at a level and some are not.
-    rows = [ROW, *([BOS, *b"the cat, the"[:n], EOS, BOS, *b"xyz"] for n in range(1, 12))]
-    tokens = pack_bytes(padded(rows))
-    compressed = model.compress(tokens)
-    lower = [tokens, *(c.codes for c in compressed)]
-    with torch.no_grad():
-        _, contexts = model.predict(tokens, compressed)
-    upper = compressed[1:]
-    for c in upper:
-        assert (c.segments.context != c.segments.of_token).any(), "no end comes unforeseen"
-
-    for level, c, below in list(zip(model.levels, compressed, lower, strict=False))[1:]:
-        ids = torch.zeros(c.codes.packing.total, level.expander.longest, below.ids.shape[1], dtype=torch.int64)
-        ids[c.segments.of_token, c.segments.offsets] = below.ids
-        monkeypatch.setattr(level.expander, "expand", lambda *_, true=(ids, c.segments.lengths): true)
-    seen: list[Tensor] = []
-    for level in reversed(model.levels):
-        real = level.decompress
-        monkeypatch.setattr(level, "decompress", lambda codes, x, real=real: (seen.insert(0, x), real(codes, x))[1])
-    model.decompress(compressed[-1].codes)
-    for got, expected in zip(seen, contexts, strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
 @every_shape

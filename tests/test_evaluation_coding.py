@@ -19,7 +19,6 @@ from abstractinator.evaluation.scoring import (
 )
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Level
 from components.packing import Packing
-from components.segmentation import Segments
 from components.tokens import BYTES, Tokens, pack_bytes
 
 Coder = Encoder | Decoder
@@ -83,13 +82,16 @@ def code_tree(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: i
     An Encoder reads the whole tree, a Decoder no more of it than lies before `firsts`.
     """
     tokens = _code_top(model, coder, tree, codes)
-    context = model.top(tokens)
     for i in reversed(range(len(model.levels))):
-        level, (tokens, segments) = model.levels[i], _code_level(model.levels[i], coder, tree, i, tokens, context)
-        if i > 0:
-            tokens = model.levels[i - 1].with_vectors(tokens)
-            context = level.expander.predict(context, tokens, segments)
+        tokens = _code_level(model.levels[i], coder, tree, i, tokens)
     return bytes(tokens.ids[tree.firsts[0] :, 0].tolist())
+
+
+def vectors_of(level: Level, ids: torch.Tensor) -> torch.Tensor:
+    """The quantized vectors of codes; zeros for special ones."""
+    quantizer = level.compressor.quantizer
+    vectors = quantizer.decode(ids.clamp(max=quantizer.codebook_size - 1))
+    return vectors.masked_fill((ids[:, :1] >= quantizer.codebook_size), 0.0)
 
 
 def _code_top(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: int) -> Tokens:
@@ -98,7 +100,8 @@ def _code_top(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: i
 
     def known() -> Tokens:
         packing = Packing.from_lengths(torch.tensor([len(ids)]))
-        return model.levels[-1].with_vectors(Tokens(ids, packing, top.alphabet))
+        vectors = vectors_of(model.levels[-1], ids)
+        return Tokens(ids, packing, top.alphabet, vectors)
 
     for place in range(tree.firsts[-1], codes):
         true = tree.ids[-1][place].tolist() if isinstance(coder, Encoder) else [None] * top.alphabet.slots
@@ -109,17 +112,14 @@ def _code_top(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: i
     return known()
 
 
-def _code_level(
-    level: Level, coder: Coder, tree: Tree, i: int, codes: Tokens, context: torch.Tensor
-) -> tuple[Tokens, Segments]:
+def _code_level(level: Level, coder: Coder, tree: Tree, i: int, codes: Tokens) -> Tokens:
     """The tokens of every segment given its code, place by place, to its end."""
     expander, size = level.expander, level.compressor.alphabet.codebook_size
-    hidden = expander.places(codes.vectors, context)
-    slots = expander.head.logits(expander.place_norm(expander.place_mlp(hidden)).flatten(0, 1))
-    slots = [slot.view(len(context), expander.longest, -1) for slot in slots]
+    hidden = expander.places(vectors_of(level, codes.ids))
+    slots = [slot.view(len(hidden), expander.longest, -1) for slot in expander.head.logits(hidden.flatten(0, 1))]
     rows: list[list[int]] = []
     lengths: list[int] = []
-    for segment in range(len(context)):
+    for segment in range(len(hidden)):
         start = len(rows)
         if segment < tree.firsts[i + 1]:
             rows += tree.ids[i][start : start + tree.lengths[i][segment]].tolist()
@@ -136,9 +136,7 @@ def _code_level(
                 others = [coder.symbol(slots[q][segment, place], symbols[q]) for q in range(1, len(slots))]
                 rows.append([first, *others])
         lengths.append(len(rows) - start)
-    packing = Packing.from_lengths(torch.tensor(lengths))
-    tokens = Tokens(torch.tensor(rows), Packing.from_lengths(torch.tensor([len(rows)])), level.compressor.alphabet)
-    return tokens, Segments(codes.packing, packing.rows, packing.positions, packing.lengths, packing.rows)
+    return Tokens(torch.tensor(rows), Packing.from_lengths(torch.tensor([len(rows)])), level.compressor.alphabet)
 
 
 @pytest.mark.parametrize("context", [b"", TEXT[:9], TEXT[:21]], ids=len)

@@ -97,7 +97,7 @@ def two_part_scores(model: HierarchicalAutoencoder, passages: Sequence[Passage])
     """What it takes to send, codes first, the segments from the one with the first scored byte to the text's end.
 
     nats = Σ over these highest codes of −log p(code | codes before) + Σ over levels of −log p(tokens of a segment |
-    its code and the codes before). The first of these segments began, in general, before the first scored byte;
+    its code). The first of these segments began, in general, before the first scored byte;
     where it begins depends on the context alone. The context's bytes in it are paid for once more, because a code
     stands for a whole segment: so the sum bounds the cost of the continuation from above, and continuations of
     one context, who all pay for the same bytes, can be compared. The text's end is not coded.
@@ -122,9 +122,7 @@ def two_part_scores(model: HierarchicalAutoencoder, passages: Sequence[Passage])
     nats = _sum_from(model.top.nats(contexts[-1], codes), code, codes.packing.rows, first_code)
     for i in reversed(range(len(compressed))):
         level = compressed[i]
-        of_segment = model.levels[i].expander.reconstruction_nats(
-            level.codes, contexts[i], level.tokens, level.segments
-        )
+        of_segment = model.levels[i].reconstruction_nats(level)[level.encoded.distinct.of_segment]
         nats = nats + _sum_from(of_segment, code, level.segments.packing.rows, first_code)
         code = code[level.segments.of_token]
     exact = scores_from_logits(logits, passages)

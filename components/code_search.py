@@ -1,0 +1,70 @@
+"""Codes next to the encoder's from which the expander gives a segment back, where the encoder's own do not.
+
+The encoder finds a segment's codes in one look and is sometimes a step off: the right codes lie next to its own. As
+decoding is cheap, it is asked: what does not come back is coded again, by a descent over neighbouring codes. Speech
+coders call this analysis by synthesis (Atal & Remde 1982). The result is still a function of the segment alone.
+
+Letters: S segments, D width, Q codes a segment, M neighbours of a segment's codes, W segments that are searched.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from components.code_expander import CodeExpander
+from components.segmentation import Segments, take_segments
+from components.tokens import Tokens
+from components.vector_quantizer import VectorQuantizer
+
+_ROUNDS = 4  # almost all that is found at all is found by changing so many values
+_AT_ONCE = 1 << 13  # neighbours that are decoded at once
+
+
+@torch.no_grad()
+def search_codes(
+    codes: Tensor,
+    vectors: Tensor,
+    tokens: Tokens,
+    segments: Segments,
+    quantizer: VectorQuantizer,
+    expander: CodeExpander,
+) -> tuple[Tensor, Tensor]:
+    """Codes (S, Q) of plain segments, and their vectors (S, D) → the same with what could be mended mended.
+
+    Only segments with a single wrong token are searched: farther off there is little to be found.
+    """
+    wrong = (expander.errors(vectors, tokens, segments) == 1).nonzero()[:, 0]
+    if not len(wrong):
+        return codes, vectors
+    codes, vectors = codes.clone(), vectors.clone()
+    for part in wrong.split(max(1, _AT_ONCE // quantizer.neighbours(codes[:1]).shape[1])):
+        found, right = _descend(codes[part], *take_segments(tokens, segments, part), quantizer, expander)
+        mended = part[right]
+        codes[mended] = found[right]
+        vectors[mended] = quantizer.decode(codes[mended]).to(vectors.dtype)
+    return codes, vectors
+
+
+def _descend(
+    codes: Tensor, tokens: Tokens, segments: Segments, quantizer: VectorQuantizer, expander: CodeExpander
+) -> tuple[Tensor, Tensor]:
+    """From codes (W, Q), each round to the neighbour from which the segment is most probable, till it comes back → the
+    codes (W, Q), and whether the segment comes back from them (W,)."""
+    codes, right = codes.clone(), torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
+    for _ in range(_ROUNDS):
+        index = (~right).nonzero()[:, 0]
+        if not len(index):
+            break
+        neighbours = quantizer.neighbours(codes[index])  # (W', M, Q)
+        count = neighbours.shape[1]
+        repeated = take_segments(tokens, segments, index.repeat_interleave(count))
+        vectors = quantizer.decode(neighbours.flatten(0, 1))
+        errors = expander.errors(vectors, *repeated).view(-1, count)
+        nats = expander.reconstruction_nats(vectors, *repeated).view(-1, count)
+        best = nats.masked_fill(errors > 0, float("inf")).min(1)
+        comes_back = best.values.isfinite()
+        step = torch.where(comes_back, best.indices, nats.argmin(1))
+        codes[index] = neighbours[torch.arange(len(index), device=index.device), step]
+        right[index] = comes_back
+    return codes, right
