@@ -32,9 +32,10 @@ def search_codes(
 ) -> tuple[Tensor, Tensor]:
     """Codes (S, Q) of plain segments, and their vectors (S, D) → the same with what could be mended mended.
 
-    Only segments with a single wrong token are searched: farther off there is little to be found.
+    Only segments that come back about half right are searched: farther off there is little to be found.
     """
-    wrong = (expander.errors(vectors, tokens, segments) == 1).nonzero()[:, 0]
+    errors = expander.errors(vectors, tokens, segments)
+    wrong = ((errors > 0) & (2 * errors <= segments.lengths + 1)).nonzero()[:, 0]
     if not len(wrong):
         return codes, vectors
     codes, vectors = codes.clone(), vectors.clone()

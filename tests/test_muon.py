@@ -16,7 +16,16 @@ SHAPES = [(64, 32), (64, 32), (32, 64), (48, 48)]
 
 @pytest.fixture(autouse=True)
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has bf16 computes in it, which would be another result on another machine."""
     monkeypatch.setattr(muon, "has_bfloat16", lambda device: False)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_ways_of_the_iteration_agree(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(2, *shape, generator=torch.Generator().manual_seed(3))
+    wide = matrix if shape[0] <= shape[1] else matrix.mT
+    scaled = wide / wide.norm(dim=(1, 2), keepdim=True)
+    assert torch.allclose(muon._iterate(scaled, 5), muon._iterate_on_gram(scaled, 5), atol=1e-4)
 
 
 def matrices(seed: int) -> list[nn.Parameter]:
