@@ -40,12 +40,14 @@ class ExperimentConfig:
     sequence_length: int = 1024
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
-    # The training ends after max_steps optimizer steps or num_epochs, whichever comes first.
-    max_steps: int | None = 1050
+    # The training ends after max_steps optimizer steps or num_epochs, whichever comes first. Where a machine is too
+    # slow for that in max_minutes (measurements apart), the steps are fewer: how many is found at the start.
+    max_steps: int | None = 1300
     num_epochs: int | None = None
+    max_minutes: float | None = 8.5
     # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a quarter of a whole
     # step, and the language model then learns over codes that hardly move any more.
-    autoencoder_fraction: float = 0.57
+    autoencoder_fraction: float = 0.7
 
     # learning_rate: AdamW's, for embeddings, output layers, norms. muon_learning_rate: for matrices.
     learning_rate: float = 1e-2
@@ -56,12 +58,12 @@ class ExperimentConfig:
     # warmup_steps and num_decay_steps together both are shortened in proportion.
     scheduler_type: str = "warmup_stable_decay"
     warmup_steps: int = 10
-    scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 400})
+    scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 500})
 
     # Every so many steps: a line in the log, a measurement on held-out documents, a sample, a checkpoint.
     log_interval: int = 10
-    validation_interval: int = 525
-    generation_interval: int = 525
+    validation_interval: int = 650
+    generation_interval: int = 650
     checkpoint_interval: int = 175
     sample_prompt_for_generation: str = "def main(argv):\n"
     # How samples are drawn; they are shown in both modes, whatever its `mode` says.
@@ -83,6 +85,8 @@ class ExperimentConfig:
             raise ValueError(f"sequence_length must be at least 2, not {self.sequence_length}")
         if self.max_steps is None and self.num_epochs is None:
             raise ValueError("max_steps and num_epochs are both None; set one of them, or the training never ends")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes must be above 0, not {self.max_minutes}")
         for name in ("learning_rate", "muon_learning_rate", "gradient_clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")

@@ -42,9 +42,9 @@ class SegmentationConfig:
         then both are frozen, so that boundaries, and with them codes, stop drifting.
     """
 
-    rule: Rule = "threshold"
-    target_tokens_per_code: float = 4.06
-    min_tokens_per_code: int = 4
+    rule: Rule = "information"
+    target_tokens_per_code: float = 4.0
+    min_tokens_per_code: int = 3
     max_tokens_per_code: int = 5
     train_fraction: float = 0.1
 

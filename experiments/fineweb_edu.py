@@ -48,6 +48,7 @@ exp_config = {
     "batch_size": 16,
     "gradient_accumulation_steps": 4,
     "max_steps": 20000,
+    "max_minutes": None,
     "autoencoder_fraction": 0.1,
     "learning_rate": 1e-3,
     "muon_learning_rate": 0.01,

@@ -30,12 +30,18 @@ def config_of(scheduler_type: str, arguments: dict[str, Any], warmup_steps: int 
     )
 
 
-def test_the_default_warms_up_stays_and_decays_over_its_last_400_steps() -> None:
-    rates = rates_of(ExperimentConfig(), 1000)
-    assert rates[10:601] == [1.0] * 591
-    assert rates[9] < 1 and rates[601] < 1
-    assert sorted(rates[600:], reverse=True) == rates[600:]
+def test_the_default_warms_up_stays_and_decays_over_its_last_500_steps() -> None:
+    rates = rates_of(ExperimentConfig(), 1300)
+    assert rates[10:801] == [1.0] * 791
+    assert rates[9] < 1 and rates[801] < 1
+    assert sorted(rates[800:], reverse=True) == rates[800:]
     assert rates[-1] < 1e-3
+
+
+def test_a_training_shorter_than_max_steps_has_its_parts_in_the_same_proportion() -> None:
+    rates = rates_of(ExperimentConfig(), 650)
+    assert rates[5:401] == [1.0] * 396
+    assert rates[4] < 1 and rates[401] < 1
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 5, 50, 409, 410])

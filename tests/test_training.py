@@ -27,8 +27,9 @@ from abstractinator.data import open_corpus, train_loader
 from abstractinator.evaluation.held_out import HeldOutReport
 from abstractinator.training import checkpoint, loop
 from abstractinator.training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
-from abstractinator.training.loop import Interrupted, TrainingError, train
+from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.run_state import RunState, load_model
+from abstractinator.training.step import TrainingError
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
 from components.transformer import TransformerConfig
 

@@ -55,6 +55,7 @@ def tiny_experiment(folder: Path, shape: str = "information", **changes: Any) ->
         "sequence_length": 64,
         "batch_size": 2,
         "max_steps": 8,
+        "max_minutes": None,
         "warmup_steps": 2,
         "scheduler_specific_kwargs": {"num_decay_steps": 4},
         "log_interval": 2,

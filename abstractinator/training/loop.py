@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,22 +16,18 @@ from tqdm import tqdm
 
 from abstractinator.config import ExperimentConfig
 from abstractinator.data import Corpus, open_corpus, train_loader
-from abstractinator.device import autocast, has_bfloat16, keep_freed_memory, peak_memory_bytes, pick_device
+from abstractinator.device import has_bfloat16, keep_freed_memory, peak_memory_bytes, pick_device
 from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
 from abstractinator.settings import ConfigError, to_dict
 from abstractinator.training import report
 from abstractinator.training.checkpoint import CheckpointError, check_writable, checkpoints, latest_checkpoint
 from abstractinator.training.interruption import Interruption
-from abstractinator.training.run_state import RunState
+from abstractinator.training.pace import steps_in_time
+from abstractinator.training.run_state import RunState, planned_steps
 from abstractinator.training.schedule import fitted_steps
-from abstractinator.training.segmentation_schedule import follow_or_freeze
+from abstractinator.training.step import StepResult, train_step
 from abstractinator.training.tracking import Tracker, start_tracking
-from components.hierarchical_autoencoder import Losses
 from components.sliding_window_attention import kernel_for
-
-
-class TrainingError(ValueError):
-    """The training cannot go on; the message says at which step and what to do."""
 
 
 class Interrupted(BaseException):  # like KeyboardInterrupt, so that a run counts as killed, not as failed
@@ -61,7 +55,11 @@ def train(config: ExperimentConfig) -> report.Summary:
     corpus = open_corpus(config.data)
     held_out = rows_of(corpus.validation_documents(), config.sequence_length)
     loader = train_loader(corpus, config.sequence_length, config.batch_size, config.seed, config.num_epochs)
-    state = RunState.begin(config, loader, _total_steps(config, corpus), device)
+    total_steps = _total_steps(config, corpus)
+    planned = planned_steps(resume_from, config) if resume_from is not None else None
+    if planned is None:
+        planned = steps_in_time(RunState.begin(config, loader, total_steps, device), held_out)
+    state = RunState.begin(config, loader, planned, device)
     if resume_from is not None:
         state.restore(resume_from)
     batches = state.batches()  # before anything is moved: other data are refused here
@@ -71,7 +69,7 @@ def train(config: ExperimentConfig) -> report.Summary:
     else:
         state.written, state.tracking_run_id = {}, None  # those of the run that is gone on from stay as they are
         _set_aside(folder, "of an earlier run")
-    _say_what_begins(state, corpus, device, resume_from)
+    _say_what_begins(state, corpus, device, resume_from, total_steps)
 
     with start_tracking(config.project_name, config.run_name, state.tracking_run_id) as tracker:
         state.tracking_run_id = tracker.run_id
@@ -118,52 +116,6 @@ def _loop(
             tracker.log_text(report.samples(state.model, config), f"samples/step{state.step}.txt")
         if state.step % config.checkpoint_interval == 0:
             _save(state, folder)
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """losses: of the step's last batch. gradient_norm: before clipping."""
-
-    losses: Losses
-    gradient_norm: float
-
-
-def train_step(state: RunState, batches: Iterator[Tensor]) -> StepResult | None:
-    """One optimizer step on the next batches; None where there are none left. Raises TrainingError.
-
-    A step whose loss or gradient is not finite is not taken, so the weights stay good.
-    """
-    config, model = state.config, state.model
-    device = next(model.parameters()).device
-    model.train()
-    losses, done = None, state.step / state.total_steps
-    for rows in itertools.islice(batches, config.gradient_accumulation_steps):
-        with autocast(device, config.mixed_precision):
-            first, losses = losses is None, model(rows.to(device), language_model=done >= config.autoencoder_fraction)
-        _require_finite(losses.total, "loss", state)
-        (losses.total / config.gradient_accumulation_steps).backward()
-        follow_or_freeze(model, losses, done=done, first=first and state.step == 0)
-        state.bytes_read += losses.bytes
-    if losses is None:
-        return None
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip_norm)
-    _require_finite(norm, "gradient norm", state)
-    for optimizer, scheduler in zip(state.optimizers, state.schedulers, strict=True):
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    return StepResult(losses, float(norm))
-
-
-def _require_finite(value: Tensor, name: str, state: RunState) -> None:
-    if not torch.isfinite(value):
-        best = state.best_checkpoint
-        again = f"resume_from_checkpoint={Path(state.config.checkpoint_dir) / best}" if best else "start anew"
-        raise TrainingError(
-            f"the {name} became {float(value.detach())} at step {state.step + 1}, and the training stopped before that "
-            f"step. Lower learning_rate or muon_learning_rate, or raise warmup_steps, and {again}"
-        )
 
 
 def _log_step(state: RunState, result: StepResult, tracker: Tracker, bar: tqdm[Any]) -> None:
@@ -259,7 +211,9 @@ def _set_aside(folder: Path, what: str, *, after: int = -1) -> None:
         print(f"moved {len(aside)} file(s) {what} to {place}")
 
 
-def _say_what_begins(state: RunState, corpus: Corpus, device: torch.device, resume_from: Path | None) -> None:
+def _say_what_begins(
+    state: RunState, corpus: Corpus, device: torch.device, resume_from: Path | None, wanted_steps: int
+) -> None:
     size = f"{corpus.size_bytes / 1e6:.1f} MB" if corpus.size_bytes else "streamed"
     mixed = state.config.mixed_precision and has_bfloat16(device)
     kernel = kernel_for(device.type, torch.bfloat16 if mixed else torch.float32)
@@ -271,11 +225,16 @@ def _say_what_begins(state: RunState, corpus: Corpus, device: torch.device, resu
         flush=True,
     )
     warmup, arguments = fitted_steps(state.config, state.total_steps)
-    if (warmup, arguments) != (state.config.warmup_steps, state.config.scheduler_specific_kwargs):
+    schedule = f"warmup_steps={warmup}"
+    if "num_decay_steps" in arguments:
+        schedule += f" scheduler_specific_kwargs.num_decay_steps={arguments['num_decay_steps']}"
+    if state.total_steps < wanted_steps:
         print(
-            f"{state.total_steps} steps are too few for the schedule: warmup_steps is shortened to {warmup}, "
-            f"num_decay_steps to {arguments['num_decay_steps']}"
+            f"max_minutes={state.config.max_minutes:g} leaves {state.total_steps} of {wanted_steps} steps on this "
+            f"machine; the same run anywhere: max_minutes=None max_steps={state.total_steps} {schedule}"
         )
+    elif (warmup, arguments) != (state.config.warmup_steps, state.config.scheduler_specific_kwargs):
+        print(f"{state.total_steps} steps are too few for the whole schedule; it is shortened: {schedule}")
 
 
 def _progress_bar(state: RunState) -> tqdm[Any]:

@@ -151,6 +151,19 @@ class RunState:
         set_random_state(payload["random"])
 
 
+def planned_steps(path: Path, config: ExperimentConfig) -> int | None:
+    """The steps of the run that a checkpoint is of, where `config` limits it as it was limited then; a resumed run ends
+    where it would have ended, however fast the machine is now. None where the limits are others now, or none of time.
+
+    Raises CheckpointError.
+    """
+    payload = load_checkpoint(path)
+    limits = ("max_minutes", "max_steps", "num_epochs")
+    then = payload["config"]
+    same = all(then.get(name) == getattr(config, name) for name in limits)
+    return payload["total_steps"] if same and config.max_minutes is not None else None
+
+
 def load_model(path: str | Path, device: torch.device) -> tuple[HierarchicalAutoencoder, dict[str, Any]]:
     """The model of a checkpoint in eval mode, and the checkpoint's other contents. Raises CheckpointError."""
     payload = load_checkpoint(path)

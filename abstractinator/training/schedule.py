@@ -35,10 +35,17 @@ def build_schedulers(config: ExperimentConfig, optimizers: list[Optimizer], tota
 def fitted_steps(config: ExperimentConfig, total_steps: int) -> tuple[int, dict[str, Any]]:
     """warmup_steps and scheduler_specific_kwargs as they are followed.
 
-    A training shorter than warm-up and num_decay_steps together has both shortened in proportion, so that a
-    trial of a few steps still has the whole schedule. Raises ConfigError where warm-up alone is too long.
+    A training that is shorter than max_steps, or than warm-up and num_decay_steps together, has both shortened in
+    proportion, so that a trial of a few steps still has the whole schedule. Raises ConfigError where warm-up alone is
+    too long.
     """
     warmup, arguments = config.warmup_steps, config.scheduler_specific_kwargs
+    if config.max_steps is not None and total_steps < config.max_steps and "num_decay_steps" in arguments:
+        warmup = warmup * total_steps // config.max_steps
+        decay = arguments["num_decay_steps"] * total_steps // config.max_steps
+        if arguments["num_decay_steps"]:
+            decay = max(decay, min(2, total_steps))  # over one step nothing falls
+        arguments = {**arguments, "num_decay_steps": decay}
     wanted = warmup + arguments.get("num_decay_steps", 0)
     if wanted <= total_steps:
         return warmup, arguments

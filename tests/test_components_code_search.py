@@ -1,0 +1,128 @@
+"""Codes that are checked by decoding: what is a step off comes back, and nothing else is touched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import QUANTIZERS
+from tiny_reconstruction import trained
+
+from components.code_search import search_codes
+from components.hierarchical_autoencoder import Level
+from components.segmentation import Segments, distinct_segments, take_segments
+from components.tokens import Tokens, pack_bytes
+from components.vector_quantizer import Kind, QuantizerConfig, VectorQuantizer
+
+both_kinds = pytest.mark.parametrize("kind", ["fsq", "vq"])
+FSQ = QuantizerConfig(kind="fsq", codes_per_segment=2, codebook_size=30, fsq_levels=(2, 3, 5))
+
+
+def plain_segments(level: Level, rows: torch.Tensor) -> tuple[Tokens, Segments]:
+    """The different segments of a text, without special ones."""
+    tokens = pack_bytes(rows)
+    distinct = distinct_segments(tokens, level.compressor(tokens).segments)
+    plain = ~distinct.tokens.special[distinct.segments.first_tokens]
+    return take_segments(distinct.tokens, distinct.segments, plain.nonzero()[:, 0])
+
+
+def codes_of(level: Level, tokens: Tokens, segments: Segments) -> tuple[torch.Tensor, torch.Tensor]:
+    codes = level.compressor.encode_each(tokens, segments)
+    assert codes.vectors is not None
+    return codes.ids, codes.vectors
+
+
+@both_kinds
+def test_what_comes_back_keeps_its_codes_and_nothing_gets_worse(kind: Kind) -> None:
+    model, rows = trained(kind)
+    level = model.levels[0]
+    tokens, segments = plain_segments(level, rows)
+    codes, vectors = codes_of(level, tokens, segments)
+    found, found_vectors = search_codes(codes, vectors, tokens, segments, level.compressor.quantizer, level.expander)
+    before = level.expander.errors(vectors, tokens, segments)
+    after = level.expander.errors(found_vectors, tokens, segments)
+    assert (before == 0).any(), "the model gives nothing back at all"
+    assert torch.equal(found[before == 0], codes[before == 0])
+    changed = (found != codes).any(1)
+    assert not after[changed].any()
+    assert torch.equal(found[~changed], codes[~changed])
+    torch.testing.assert_close(found_vectors, level.compressor.quantizer.decode(found))
+
+
+@both_kinds
+def test_codes_a_step_off_are_mended(kind: Kind) -> None:
+    model, rows = trained(kind)
+    level = model.levels[0]
+    quantizer, expander = level.compressor.quantizer, level.expander
+    tokens, segments = plain_segments(level, rows)
+    codes, vectors = codes_of(level, tokens, segments)
+    good = (expander.errors(vectors, tokens, segments) == 0).nonzero()[:, 0]
+    tokens, segments = take_segments(tokens, segments, good)
+    mended = spoiled = 0
+    for number in range(quantizer.neighbours(codes[:1]).shape[1]):
+        off = quantizer.neighbours(codes[good])[:, number]
+        errors = expander.errors(quantizer.decode(off), tokens, segments)
+        searched = (errors > 0) & (2 * errors <= segments.lengths + 1)
+        _, after = search_codes(off, quantizer.decode(off), tokens, segments, quantizer, expander)
+        spoiled += int(searched.sum())
+        mended += int((expander.errors(after, tokens, segments)[searched] == 0).sum())
+    assert spoiled > 10, "hardly any neighbour spoils a segment"
+    assert mended > 0.9 * spoiled
+
+
+@both_kinds
+def test_other_segments_do_not_matter(kind: Kind) -> None:
+    model, rows = trained(kind)
+    level = model.levels[0]
+    tokens, segments = plain_segments(level, rows)
+    quantizer = level.compressor.quantizer
+    off = quantizer.neighbours(codes_of(level, tokens, segments)[0])[:, 0]
+    together, _ = search_codes(off, quantizer.decode(off), tokens, segments, quantizer, level.expander)
+    for number in range(len(off)):
+        one = take_segments(tokens, segments, torch.tensor([number]))
+        alone, _ = search_codes(off[[number]], quantizer.decode(off[[number]]), *one, quantizer, level.expander)
+        assert torch.equal(alone[0], together[number])
+
+
+def test_training_sees_the_encoders_own_codes() -> None:
+    model, rows = trained("fsq")
+    tokens = pack_bytes(rows[:-1].flip(1).roll(1, 1))  # a text that it does not know
+    checked = model.levels[0].compress(tokens).codes.ids
+    own = model.levels[0].compressor(tokens).codes.ids
+    assert not torch.equal(own, checked), "nothing was mended"
+    try:
+        in_training = model.levels[0].train().compress(tokens).codes.ids
+    finally:
+        model.eval()
+    assert torch.equal(in_training, own)
+
+
+@pytest.mark.parametrize("config", [*QUANTIZERS.values(), FSQ], ids=lambda c: f"{c.kind}-{c.codebook_size}")
+@torch.no_grad()
+def test_neighbours_differ_in_one_slot(config: QuantizerConfig) -> None:
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(config, 8)
+    codes = torch.randint(config.codebook_size, (20, config.codes_per_segment))
+    neighbours = quantizer.neighbours(codes)
+    assert neighbours.shape[0] == 20 and neighbours.shape[2] == config.codes_per_segment
+    assert neighbours.min() >= 0 and neighbours.max() < config.codebook_size
+    differing = (neighbours != codes[:, None]).sum(-1)
+    assert differing.max() == 1
+    assert differing.float().mean() > 0.7
+    for all_of_one in neighbours.unbind():
+        moved = all_of_one[(all_of_one != codes[:1]).any(-1)]
+        assert len(moved.unique(dim=0)) > 1
+
+
+@torch.no_grad()
+def test_neighbours_of_fsq_are_one_step_away_in_one_dimension() -> None:
+    quantizer = VectorQuantizer(FSQ, 8)
+    every = torch.cartesian_prod(torch.arange(30), torch.arange(30))
+    lattice = quantizer.lattice.indices_to_codes(every[None])[0].flatten(1)
+    neighbours = quantizer.neighbours(every)
+    assert neighbours.shape[1] == 2 * (1 + 2 + 2)
+    for number in range(neighbours.shape[1]):
+        there = quantizer.lattice.indices_to_codes(neighbours[None, :, number])[0].flatten(1)
+        assert ((there != lattice).sum(1) <= 1).all()
+    # All values of all dimensions are reached.
+    reached = neighbours[0].tolist() + neighbours[-1].tolist()
+    assert len({tuple(code) for code in reached}) > 8
