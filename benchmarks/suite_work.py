@@ -15,8 +15,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from abstractinator.data import ByteTokenizer, Corpus, DataConfig, open_corpus, train_loader
 from abstractinator.device import autocast, keep_freed_memory
@@ -29,6 +28,13 @@ from benchmarks.contenders import contender_class
 from benchmarks.contenders.base import Contender, Setting
 from benchmarks.pieces import Result, Task, key_of
 
+# torch's counter knows only a GPU's fused kernels; these get shapes.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 _SWEEP_BATCHES = 4  # that decide about a learning rate
 
 
@@ -112,11 +118,10 @@ def flops(task: Task, corpus: Corpus, folder: Path) -> Result:
     """
     contender, base = _trained(task, corpus, folder), task["base"]
     rows = _training_rows(corpus, base["sequence_length"], base["batch_size"], base["seed"])
-    with sdpa_kernel(SDPBackend.MATH):  # which the counter knows on every processor
-        with FlopCounterMode(display=False) as forward, torch.no_grad():
-            _, count = contender.eval().nats(rows)
-        with FlopCounterMode(display=False) as training:
-            contender.train().learn(rows, 0.9, False)
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as forward, torch.no_grad():
+        _, count = contender.eval().nats(rows)
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as training:
+        contender.train().learn(rows, 0.9, False)
     return {"forward": forward.get_total_flops() / count, "training": training.get_total_flops() / count}
 
 
