@@ -96,10 +96,11 @@ class BpeLlama(Contender):
 
     @torch.no_grad()
     def _sample(self, out: CausalLMOutputWithPast, mask: Tensor, positions: Tensor, new_bytes: int) -> Iterator[int]:
-        lengths = torch.tensor([len(self.bpe.id_to_token(token)) for token in range(self.tokens)])
+        # A small text has fewer pairs than were asked for.
+        lengths = torch.tensor([len(self.bpe.id_to_token(token)) for token in range(self.bpe.get_vocab_size())])
         made = torch.zeros(len(mask), dtype=torch.int64)
         while int(made.min()) < new_bytes:
-            token = out.logits[:, -1, : self.tokens].float().softmax(-1).multinomial(1)
+            token = out.logits[:, -1, : len(lengths)].float().softmax(-1).multinomial(1)
             before = int(made.clamp(max=new_bytes).sum())
             made += lengths[token[:, 0]]
             yield int(made.clamp(max=new_bytes).sum()) - before  # what a row makes beyond the others is not counted
