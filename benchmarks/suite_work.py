@@ -70,6 +70,7 @@ def sweep(task: Task, corpus: Corpus, folder: Path) -> Result:
     training documents in another order, None where the training went astray."""
     contender, base = _fresh(task, corpus, folder), task["base"]
     training = Training(contender, corpus, _recipe(task))
+    _warm_up(contender, corpus, base)
     rates = [*training.rates, 0.0][:2]
     result: Result = {"learning_rate": rates[0], "muon_learning_rate": rates[1], "exact": None}
     try:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from abstractinator.data import DataConfig, open_corpus, train_loader
+from abstractinator.evaluation.held_out import evaluate_held_out, rows_of
 from benchmarks import budgeted_training, suite, suite_work
 from benchmarks.common import count_parameters
 from benchmarks.contenders import NAMES, contender_class, version_of
@@ -97,6 +98,19 @@ def test_every_contender_predicts_the_same_bytes(contender: Contender, rows: Ten
         assert 0 < contender.positions(rows) <= bytes_ + int((rows == 257).sum()) + int((rows[:, 1:] == 256).sum())
         parts = [contender.nats(row[None]) for row in rows]
     assert float(nats) == pytest.approx(sum(float(part) for part, _ in parts), rel=1e-4)
+
+
+def test_our_own_bits_per_byte_are_those_of_the_evaluation(setting: Setting) -> None:
+    kind = contender_class("abstractinator")
+    torch.manual_seed(0)
+    ours = kind(kind.fit(setting), setting)
+    rows = rows_of(setting.corpus.validation_documents(), _LENGTH)
+    expected = evaluate_held_out(ours.model, rows, batch_size=2, mixed_precision=True)
+    found = budgeted_training.bits_per_byte(ours, rows, batch_size=2)
+    assert found["exact"] == pytest.approx(expected.bits_per_byte_exact, rel=1e-5)
+    assert found["two_part"] == pytest.approx(expected.bits_per_byte_two_part, rel=1e-5)
+    per_position = int((rows < 256).sum()) / sum(ours.positions(part) for part in rows.split(2))
+    assert per_position == pytest.approx(expected.levels[-1].bytes_per_code)
 
 
 def test_no_contender_sees_the_future(contender: Contender) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from abstractinator.data import ByteTokenizer, Corpus
 
 NOT_SCORED = -100  # a target that counts for nothing
+_HEAD_WIDTH = 64
 _TOLERANCE = 0.05  # of the number of parameters
 
 
@@ -140,6 +141,11 @@ def closest_width(count: Callable[[int], int], parameters: int, step: int) -> in
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle * step) < parameters else (low, middle)
     return min((low * step, high * step), key=lambda width: abs(count(width) - parameters))
+
+
+def heads_for(width: int) -> int:
+    """How many attention heads suit this even width: the most that are at least 64 wide each, of one even width."""
+    return next(heads for heads in range(max(1, width // _HEAD_WIDTH), 0, -1) if width % (2 * heads) == 0)
 
 
 def within_tolerance(count: int, parameters: int) -> bool:

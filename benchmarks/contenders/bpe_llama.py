@@ -24,12 +24,12 @@ from benchmarks.contenders.base import (
     Contender,
     Setting,
     fitting_width,
+    heads_for,
     parameters_on_meta,
     predicted_bytes,
 )
 
 _TEXT = 16 * 2**20  # bytes of training text that the encoding is made from
-_HEAD_WIDTH = 64
 # GPT-2's way of cutting text into words, over bytes: all that are part of a longer character count as letters.
 _WORDS = r" ?[A-Za-z\u0080-\u00ff]+| ?[0-9]+| ?[^A-Za-z0-9\u0080-\u00ff\s]+|[\t\n\f\r ]+(?![^\t\n\f\r ])|[\x00-\x7f]"
 
@@ -121,7 +121,7 @@ def _vocabulary(parameters: int) -> int:
 
 def _model(width: int, tokens: int, parameters: int) -> LlamaForCausalLM:
     layers = max(2, round((parameters / (12 * 64**2)) ** (1 / 3)))
-    heads = max(1, round(width / _HEAD_WIDTH))
+    heads = heads_for(width)
     config = LlamaConfig(
         vocab_size=tokens + 2,  # BOS and EOS
         hidden_size=width,
@@ -129,7 +129,6 @@ def _model(width: int, tokens: int, parameters: int) -> LlamaForCausalLM:
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        head_dim=_HEAD_WIDTH,
         max_position_embeddings=2**17,
         tie_word_embeddings=True,
         bos_token_id=None,

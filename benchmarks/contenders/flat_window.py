@@ -12,6 +12,7 @@ from benchmarks.contenders.base import (
     Contender,
     Setting,
     fitting_width,
+    heads_for,
     nats_of,
     parameters_on_meta,
     predicted_bytes,
@@ -23,7 +24,6 @@ from components.sliding_window_attention import AttentionCache
 from components.transformer import SlidingWindowTransformer, TransformerConfig
 
 _WINDOW = 256
-_HEAD_WIDTH = 64
 _PER_LAYER = 64  # about so many times as wide as deep
 
 
@@ -32,11 +32,8 @@ class FlatWindow(Contender):
 
     def __init__(self, width: int, setting: Setting) -> None:
         super().__init__()
-        heads = max(1, width // _HEAD_WIDTH)
-        while width % (2 * heads):
-            heads -= 1
         layers = max(2, round(_layers_for(setting.parameters)))
-        config = TransformerConfig(width, layers, heads, _WINDOW, mlp_width=round(width * 8 / 3 / 8) * 8)
+        config = TransformerConfig(width, layers, heads_for(width), _WINDOW, mlp_width=round(width * 8 / 3 / 8) * 8)
         self.embedding = nn.Embedding(ByteTokenizer.vocab_size, width)
         self.transformer = SlidingWindowTransformer(config)
         self.to_logits = nn.Linear(width, ByteTokenizer.vocab_size, bias=False)
