@@ -59,10 +59,15 @@ def corpus_of(base: dict[str, Any]) -> Corpus:
 
 
 def size(task: Task, corpus: Corpus, folder: Path) -> Result:
-    """→ width, parameters."""
+    """→ width, parameters, remark, and the learning rates around which the sweep looks."""
     kind, setting = contender_class(task["contender"]), _setting(task, corpus, folder)
     width = kind.fit(setting)
-    return {"width": width, "parameters": count_parameters(kind(width, setting)), "remark": kind.remark}
+    return {
+        "width": width,
+        "parameters": count_parameters(kind(width, setting)),
+        "remark": kind.remark,
+        "default_rates": [kind.learning_rate, kind.muon_learning_rate],
+    }
 
 
 def sweep(task: Task, corpus: Corpus, folder: Path) -> Result:

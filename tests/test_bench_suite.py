@@ -279,6 +279,15 @@ def test_what_fails_is_reported_and_the_others_go_on(
     assert "does not like the text" in printed and "not installed" in printed
 
 
+def test_a_measurement_runs_in_a_process_of_its_own(text: Path, tmp_path: Path) -> None:
+    options = suite.parser_of_options().parse_args(["--output", str(tmp_path), "--parameters", "50000"])
+    options.data, options.contenders = str(text), ["flat"]
+    one = suite.Suite(options)
+    found = one.measure(one.entries[0], "size")
+    assert within_tolerance(found["parameters"], 50_000)
+    assert found == one.measure(one.entries[0], "size") and len(list(one.pieces.folder.iterdir())) == 1
+
+
 def test_the_sweep_goes_on_beyond_its_best_end_and_no_farther() -> None:
     assert suite._next_rate({}) == 0.5
     assert suite._next_rate({0.5: 3.0, 1.0: 2.0, 2.0: 2.5}) is None
