@@ -81,7 +81,9 @@ class Contender(nn.Module, ABC):
     @abstractmethod
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
         """Reads the prompts, which are of one length, in this call; then samples continuations of about `new_bytes`
-        each, at temperature 1, and gives the number of new bytes as they come. Raises ValueError for a mode it has not.
+        each, at temperature 1, and gives the number of new bytes as they come.
+
+        seed: of a contender that draws from a generator of its own; the others draw from torch's.
         """
 
 
