@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, argument_parser, count_parameters, finish, in_fresh_process, progress
-from benchmarks.contenders import DISTRIBUTIONS, NAMES, contender_class, version_of
+from benchmarks.contenders import DISTRIBUTIONS, NAMES, version_of
 from benchmarks.contenders.base import within_tolerance
 from benchmarks.pieces import Pieces, Result, Task
 from benchmarks.suite_plots import write_plots
@@ -195,7 +195,7 @@ class Suite:
         prompt, new = self.options.prompt_bytes, self.options.new_bytes
         for rows in self.options.generation_rows:
             for entry in self.going("time"):
-                for mode in contender_class(entry.name).modes:
+                for mode in entry.results["modes"]:
                     details = {"rows": rows, "mode": mode, "prompt_bytes": prompt, "new_bytes": new}
                     self._note(entry, "generation", f"{mode} {rows}", details)
 

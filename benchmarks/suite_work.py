@@ -59,13 +59,14 @@ def corpus_of(base: dict[str, Any]) -> Corpus:
 
 
 def size(task: Task, corpus: Corpus, folder: Path) -> Result:
-    """→ width, parameters, remark, and the learning rates around which the sweep looks."""
+    """→ width, parameters, and what the run must know of the class: remark, modes, and its default learning rates."""
     kind, setting = contender_class(task["contender"]), _setting(task, corpus, folder)
     width = kind.fit(setting)
     return {
         "width": width,
         "parameters": count_parameters(kind(width, setting)),
         "remark": kind.remark,
+        "modes": kind.modes,
         "default_rates": [kind.learning_rate, kind.muon_learning_rate],
     }
 
