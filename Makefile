@@ -1,6 +1,8 @@
 # make train   install into .venv if needed, then train the default preset
 # make test    install if needed, then lint and run the tests
 # make lint    ruff and mypy
+# make bench   install the peers of requirements-bench.txt, too, then train and measure our model beside them: hours;
+#              an interrupted run goes on where it was. Other sizes: make bench BENCH="--seconds 60 --parameters 2000000"
 # make clean   remove .venv, caches and build products; checkpoints and runs stay
 #
 # A particular interpreter: make train PYTHON=python3.12
@@ -8,8 +10,9 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: train test lint clean
+.PHONY: train test lint bench clean
 .DEFAULT_GOAL := train
 
 # One resolution for everything, so that the pin of torch decides what the others get.
@@ -32,6 +35,16 @@ lint: $(STAMP)
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
+
+# One peer after the other, each beside the pins of the project: one that cannot be installed is left out.
+$(BENCH_STAMP): $(STAMP) requirements-bench.txt
+	@failed=; for peer in $$(grep -v '^#' requirements-bench.txt); do \
+		$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt "$$peer" || \
+			{ failed=1; echo "make bench: goes on without $$peer" >&2; }; \
+	done; test -n "$$failed" || touch $@
+
+bench: $(BENCH_STAMP)
+	$(VENV)/bin/python -m benchmarks.suite $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

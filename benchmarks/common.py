@@ -93,7 +93,7 @@ def in_fresh_process(
     except subprocess.TimeoutExpired:
         return None
     if done.returncode:
-        raise RuntimeError(f"{module} failed on {task}:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"{module} ended with {done.returncode} on {task}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

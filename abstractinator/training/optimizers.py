@@ -12,6 +12,7 @@ from torch import nn
 
 from abstractinator.training.muon import Muon
 
+_OUTPUT_LAYERS = ("to_logits", "lm_head")  # as they are called here and in transformers
 _SMALL_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of it at once
 
 
@@ -22,7 +23,9 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     hidden = {
         id(module.weight)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and "to_logits" not in name and min(module.weight.shape) >= _SMALL_SIDE
+        if isinstance(module, nn.Linear)
+        and not any(layer in name for layer in _OUTPUT_LAYERS)
+        and min(module.weight.shape) >= _SMALL_SIDE
     }
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -1,0 +1,114 @@
+"""Our own model, in the proportions of the default preset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from abstractinator.config import ExperimentConfig
+from abstractinator.training.segmentation_schedule import follow_or_freeze
+from benchmarks.common import count_parameters
+from benchmarks.contenders.base import Contender, Setting, closest_width
+from components.generation import stream_bytes
+from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from components.sampling import GenerationConfig
+from components.tokens import BYTES
+from components.transformer import TransformerConfig
+
+_DEFAULT = ModelConfig()
+_DEFAULT_WIDTH = _DEFAULT.top_transformer_config.transformer.width
+_IN_TABLES = 0.323  # share of the default preset's parameters in its tables of n-grams
+
+
+class Abstractinator(Contender):
+    """HierarchicalAutoencoder. width: of the transformer on top; at the default preset's number of parameters it is
+    that preset, at others all widths go in proportion."""
+
+    learning_rate = ExperimentConfig.learning_rate
+    muon_learning_rate = ExperimentConfig.muon_learning_rate
+    modes = ("exact", "speculative", "plan")
+
+    def __init__(self, width: int, setting: Setting) -> None:
+        super().__init__()
+        row = 3 * _scaled(_DEFAULT.top_transformer_config.ngram_width, width)  # of the three tables together
+        rows = max(1, round((setting.parameters - _without_tables(width)) / row))
+        self.model = HierarchicalAutoencoder(model_config(width, rows))
+        self.autoencoder_fraction = setting.autoencoder_fraction
+
+    @classmethod
+    def fit(cls, setting: Setting) -> int:
+        # The tables take what is left, so a coarse step will do.
+        return closest_width(_without_tables, round(setting.parameters * (1 - _IN_TABLES)), 8)
+
+    def load_state_dict(self, *arguments: Any, **named: Any) -> Any:
+        found = super().load_state_dict(*arguments, **named)
+        for level in self.model.levels:
+            if level.compressor.frozen:
+                level.compressor.freeze()
+        return found
+
+    def nats(self, rows: Tensor) -> tuple[Tensor, int]:
+        losses = self.model(rows)
+        return losses.predict * losses.bytes, losses.bytes
+
+    def learn(self, rows: Tensor, done: float, first: bool) -> int:
+        losses = self.model(rows, language_model=done >= self.autoencoder_fraction)
+        losses.total.backward()
+        follow_or_freeze(self.model, losses, done=done, first=first)
+        return losses.bytes
+
+    def two_part(self, rows: Tensor) -> tuple[Tensor, int]:
+        losses = self.model(rows)
+        return losses.two_part * losses.bytes, int((rows < BYTES.codebook_size).sum())
+
+    def positions(self, rows: Tensor) -> int:
+        codes = self.model(rows).compressed[-1].codes
+        return int((~codes.special).sum())
+
+    def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
+        config = GenerationConfig(mode, max_new_bytes=new_bytes, temperature=1.0, top_p=1.0, seed=seed)
+        return (len(piece.data) for piece in stream_bytes(self.model, prompts, config))
+
+
+def model_config(width: int, ngram_rows: int) -> ModelConfig:
+    """The default preset with `width` on top, all other widths in proportion, and tables of so many rows."""
+
+    def transformer(config: TransformerConfig) -> TransformerConfig:
+        size = _scaled(config.width, width, 2 * config.heads)
+        return replace(config, width=size, mlp_width=_scaled(config.mlp_width, width))
+
+    (level,), top = _DEFAULT.levels, _DEFAULT.top_transformer_config
+    entropy_model = level.compressor.entropy_model
+    tables = {"ngram_rows": ngram_rows, "ngram_width": _scaled(top.ngram_width, width)}
+    compressor = replace(
+        level.compressor,
+        entropy_model=replace(entropy_model, transformer=transformer(entropy_model.transformer), **tables),
+        mlp_width=_scaled(level.compressor.mlp_width, width),
+        value_width=_scaled(level.compressor.value_width, width),
+    )
+    expander = replace(
+        level.expander,
+        mlp_width=_scaled(level.expander.mlp_width, width),
+        place_width=_scaled(level.expander.place_width, width),
+        predictor=transformer(level.expander.predictor),
+        **tables,
+    )
+    return replace(
+        _DEFAULT,
+        levels=(replace(level, compressor=compressor, expander=expander),),
+        top_transformer_config=replace(top, transformer=transformer(top.transformer), **tables),
+    )
+
+
+def _scaled(size: int, width: int, multiple: int = 4) -> int:
+    """A size of the default preset in proportion to `width`, as a multiple of `multiple`."""
+    return max(1, round(size * width / _DEFAULT_WIDTH / multiple)) * multiple
+
+
+def _without_tables(width: int) -> int:
+    """Parameters of a model of this width without its three tables of n-grams."""
+    model = HierarchicalAutoencoder(model_config(width, 1))
+    return count_parameters(model) - 3 * _scaled(_DEFAULT.top_transformer_config.ngram_width, width)

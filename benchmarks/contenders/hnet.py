@@ -1,0 +1,104 @@
+"""H-Net (Hwang et al. 2025, arXiv 2507.07955) as `h-net-dynamic-chunking` has it: learned chunks, one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from h_net_dynamic_chunking.h_net import HNet
+from torch import Tensor, nn
+from x_transformers import Decoder
+
+from abstractinator.data import ByteTokenizer
+from benchmarks.contenders.base import (
+    Contender,
+    Setting,
+    fitting_width,
+    nats_of,
+    parameters_on_meta,
+    prompt_rows,
+    sample_bytes,
+)
+from components.transformer import RMSNorm
+
+_HEAD_WIDTH = 32
+_BYTES_PER_CHUNK = 5.0  # the average that its ratio loss asks for
+
+
+class HNetBytes(Contender):
+    """Two layers of bytes, four of chunks, two of bytes; chunks are 3/2 as wide as bytes (`width`)."""
+
+    def __init__(self, width: int, setting: Setting) -> None:
+        super().__init__()
+        inner = width * 3 // 4 * 2
+        self.embedding = nn.Embedding(ByteTokenizer.vocab_size, width)
+        self.model = HNet(
+            encoder=_decoder(width, 2),
+            network=_decoder(inner, 4),
+            decoder=_decoder(width, 2),
+            dim=width,
+            dim_inner=inner,
+            target_avg_token_length=_BYTES_PER_CHUNK,
+        )
+        self.norm = RMSNorm(width)
+        self.to_logits = nn.Linear(width, ByteTokenizer.vocab_size, bias=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    @classmethod
+    def fit(cls, setting: Setting) -> int:
+        return fitting_width(lambda width: parameters_on_meta(lambda: cls(width, setting)), setting.parameters)
+
+    def nats(self, rows: Tensor) -> tuple[Tensor, int]:
+        return nats_of(self._read(rows[:, :-1])[0], rows)
+
+    def learn(self, rows: Tensor, done: float, first: bool) -> int:
+        logits, found = self._read(rows[:, :-1])
+        nats, bytes_ = nats_of(logits, rows)
+        (nats / max(bytes_, 1) + found.loss).backward()
+        return bytes_
+
+    def positions(self, rows: Tensor) -> int:
+        boundaries = self._read(rows[:, :-1])[1].intermediates.boundary_mask
+        return int((boundaries & (rows[:, :-1] != ByteTokenizer.PAD)).sum())
+
+    @torch.no_grad()
+    def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
+        logits, cache = self._go_on(prompt_rows(prompts), None)
+        return self._sample(logits, cache, new_bytes)
+
+    @torch.no_grad()
+    def _sample(self, logits: Tensor, cache: Any, new_bytes: int) -> Iterator[int]:
+        for _ in range(new_bytes):
+            logits, cache = self._go_on(sample_bytes(logits)[:, None], cache)
+            yield len(logits)
+
+    def _go_on(self, rows: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """More bytes (B, n) behind what the cache holds → (B, V) logits of the next, and the cache after them."""
+        found = self.model(self.embedding(rows), cache=cache, return_hiddens=True)
+        return self.to_logits(self.norm(found.output[:, -1])), found.next_cache
+
+    def _read(self, rows: Tensor) -> tuple[Tensor, Any]:
+        """(B, n) → logits (B, n, V) of the byte after each, and what HNet returns."""
+        found = self.model(self.embedding(rows), return_intermediates=True)
+        return self.to_logits(self.norm(found.output)), found
+
+
+def _decoder(width: int, layers: int) -> Decoder:
+    """RoPE, SwiGLU, RMSNorm before each part. Made here, since what HNet makes of settings asks for a norm by a name
+    that this class does not have."""
+    return Decoder(
+        dim=width,
+        depth=layers,
+        heads=max(2, round(width / _HEAD_WIDTH)),  # with one, the output would not be brought to the width
+        attn_dim_head=_HEAD_WIDTH,
+        attn_flash=True,
+        rotary_pos_emb=True,
+        rotary_emb_dim=_HEAD_WIDTH,
+        use_rmsnorm=True,
+        ff_glu=True,
+        ff_swish=True,
+        ff_mult=8 / 3,
+        ff_no_bias=True,
+        pre_norm_has_final_norm=False,
+    )

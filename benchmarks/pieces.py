@@ -1,0 +1,46 @@
+"""What a long benchmark has measured so far, piece by piece on disk, so that an interrupted run goes on.
+
+A piece is what one task came to. A task is a plain dict that holds everything the result depends on, and names the
+file; other settings are other tasks, so nothing is ever taken for what it is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Task = dict[str, Any]
+Result = dict[str, Any]
+
+
+class Pieces:
+    """The results in a folder, which is made when the first one comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(
+        self, task: Task, measure: Callable[[Task], Result], good: Callable[[Result], bool] = lambda _: True
+    ) -> Result:
+        """The result of a task: what lies in the folder and is still `good`, otherwise what `measure` gives, which is
+        kept before this returns. What `measure` raises is passed on and nothing is kept: the next run tries again."""
+        path = self.folder / f"{task['contender']}_{task['stage']}_{key_of(task)}.json"
+        if path.exists():
+            kept: Result = json.loads(path.read_text())["result"]
+            if good(kept):
+                return kept
+        result = measure(task)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({"task": task, "result": result}, indent=2) + "\n")
+        temporary.rename(path)
+        return result
+
+
+def key_of(task: Task) -> str:
+    """A short name for a task, the same in every process."""
+    return hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:12]

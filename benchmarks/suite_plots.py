@@ -1,0 +1,52 @@
+"""The pictures of the benchmark suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.suite_report import series
+
+_COLORS = ["#d1603d", "#2f6690", "#7aa6c9", "#8e5572", "#3a7d44", "#c99a2e", "#5b6c7d"]
+
+
+def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes bits per byte over seconds and bytes, and speed and memory over lengths; → the files that there are."""
+    contenders = results["contenders"]
+    colors = {one["name"]: color for one, color in zip(contenders, _COLORS, strict=False)}
+    pictures = {
+        "suite_curves.png": [
+            ("seconds of training", "held-out bits per byte", series(contenders, "time", "seconds", "exact")),
+            ("bytes seen", "held-out bits per byte", series(contenders, "time", "bytes", "exact")),
+        ],
+        "suite_lengths.png": [
+            ("bytes in a row", "training bytes per second", series(contenders, "length", "length", "bytes_per_second")),
+            ("bytes in a row", "peak memory, bytes", series(contenders, "length", "length", "memory_bytes")),
+        ],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, panels in pictures.items():
+        if any(lines for _, _, lines in panels):
+            side_by_side(panels, colors, log_y=name == "suite_lengths.png").savefig(folder / name, dpi=120)
+            written.append(folder / name)
+    return written
+
+
+def side_by_side(
+    panels: list[tuple[str, str, dict[str, list[tuple[float, ...]]]]], colors: dict[str, str], *, log_y: bool
+) -> Figure:
+    """Panels of (x label, y label, points by contender); x on a log scale, y too where `log_y`."""
+    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
+    for axis, (x_label, y_label, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for name, points in lines.items():
+            x, y = zip(*points, strict=True)
+            axis.plot(x, y, label=name, color=colors[name], marker="o", markersize=3.5, linewidth=1.6)
+        axis.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log" if log_y else "linear")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="#dddddd", linewidth=0.6)
+        if lines:
+            axis.legend(frameon=False)
+    return figure

@@ -1,0 +1,227 @@
+"""What the benchmark suite does in a process of its own: one measurement of one contender.
+
+Every task holds `contender` and `base`, the settings that all have in common; most hold `width`, and those that measure
+a trained model hold `training`, the task that it came from. What each stage takes and gives stands with its function.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from abstractinator.data import ByteTokenizer, Corpus, DataConfig, open_corpus, train_loader
+from abstractinator.device import autocast, keep_freed_memory
+from abstractinator.evaluation.held_out import rows_of
+from abstractinator.training.checkpoint import load_checkpoint
+from benchmarks import budgeted_training
+from benchmarks.budgeted_training import Recipe, Training, bits_per_byte, load_weights
+from benchmarks.common import PeakMemory, count_parameters
+from benchmarks.contenders import contender_class
+from benchmarks.contenders.base import Contender, Setting
+from benchmarks.pieces import Result, Task, key_of
+
+# torch's counter knows only a GPU's fused kernels; these get shapes.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+_SWEEP_BATCHES = 4  # that decide about a learning rate
+
+
+def work(task: Task, folder: Path) -> Result:
+    """Does one task; `folder` holds the trainings."""
+    keep_freed_memory()
+    torch.manual_seed(task["base"]["seed"])
+    corpus = corpus_of(task["base"])
+    result: Result = _STAGES[task["stage"]](task, corpus, folder)
+    return result
+
+
+def limit_memory() -> None:
+    """Makes what does not fit into the memory that is free now fail by itself, and nobody else."""
+    free = int(psutil.virtual_memory().available * 0.9)
+    resource.setrlimit(resource.RLIMIT_DATA, (free, free))
+
+
+def corpus_of(base: dict[str, Any]) -> Corpus:
+    """The text that all contenders share."""
+    return open_corpus(DataConfig(path=base["data"], validation_bytes=base["held_out_bytes"]))
+
+
+def size(task: Task, corpus: Corpus, folder: Path) -> Result:
+    """→ width, parameters, and what the run must know of the class: remark, modes, and its default learning rates."""
+    kind, setting = contender_class(task["contender"]), _setting(task, corpus, folder)
+    width = kind.fit(setting)
+    return {
+        "width": width,
+        "parameters": count_parameters(kind(width, setting)),
+        "remark": kind.remark,
+        "modes": kind.modes,
+        "default_rates": [kind.learning_rate, kind.muon_learning_rate],
+    }
+
+
+def sweep(task: Task, corpus: Corpus, folder: Path) -> Result:
+    """A short training at `rate` times the learning rates → learning_rate, muon_learning_rate, exact: bits per byte of
+    training documents in another order, None where the training went astray."""
+    contender, base = _fresh(task, corpus, folder), task["base"]
+    training = Training(contender, corpus, _recipe(task))
+    _warm_up(contender, corpus, base)
+    rates = [*training.rates, 0.0][:2]
+    result: Result = {"learning_rate": rates[0], "muon_learning_rate": rates[1], "exact": None}
+    try:
+        training.run(1.0)
+    except FloatingPointError:
+        return result
+    loader = train_loader(corpus, base["sequence_length"], base["batch_size"], base["seed"] + 1)
+    rows = torch.cat([rows for rows, _ in zip(loader, range(_SWEEP_BATCHES), strict=False)])
+    exact = bits_per_byte(contender, rows, base["batch_size"])["exact"]
+    return result | ({"exact": exact, "steps": training.steps} if exact is not None and math.isfinite(exact) else {})
+
+
+def part(task: Task, corpus: Corpus, folder: Path) -> Result:
+    """Part `part` of `parts` of a training, put away after it → seconds, bytes, steps so far, exact bits per byte."""
+    contender, base = _fresh(task, corpus, folder), task["base"]
+    training, path = Training(contender, corpus, _recipe(task["training"])), training_path(task, folder)
+    if path.exists():
+        training.restore(path)
+    if training.parts < task["part"]:
+        raise FileNotFoundError(f"{path} is missing or old; remove the pieces of this training to begin it again")
+    if training.parts == task["part"]:  # otherwise the run was ended between putting the training away and this
+        _warm_up(contender, corpus, base)
+        training.run((task["part"] + 1) / task["training"]["parts"])
+        training.save(path)
+    rows = held_out_rows(corpus, base)[: max(1, base["curve_bytes"] // base["sequence_length"])]
+    exact = bits_per_byte(contender, rows, base["batch_size"])["exact"]
+    return {"seconds": training.seconds, "bytes": training.bytes, "steps": training.steps, "exact": exact}
+
+
+def score(task: Task, corpus: Corpus, folder: Path) -> Result:
+    """Held-out documents by a trained model → exact, two_part: bits per byte; bytes_per_second of the exact score;
+    bytes_per_position of the main network."""
+    contender, base = _trained(task, corpus, folder), task["base"]
+    rows = held_out_rows(corpus, base)
+    found: Result = {**bits_per_byte(contender, rows, base["batch_size"])}
+    with torch.no_grad(), autocast(rows.device, True):
+        positions = sum(contender.positions(few) for few in rows.split(base["batch_size"]))
+    found["bytes_per_position"] = int((rows < ByteTokenizer.BYTES).sum()) / max(positions, 1)
+    return found
+
+
+def flops(task: Task, corpus: Corpus, folder: Path) -> Result:
+    """Matrix products and attention, counted by torch over one batch in fp32; attention counts whole squares.
+
+    → forward, training: operations per byte of a forward pass, and of forward and backward of a whole training step.
+    """
+    contender, base = _trained(task, corpus, folder), task["base"]
+    rows = _training_rows(corpus, base["sequence_length"], base["batch_size"], base["seed"])
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as forward, torch.no_grad():
+        _, count = contender.eval().nats(rows)
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as training:
+        contender.train().learn(rows, 0.9, False)
+    return {"forward": forward.get_total_flops() / count, "training": training.get_total_flops() / count}
+
+
+def length(task: Task, corpus: Corpus, folder: Path) -> Result:
+    """Whole training steps of `step_bytes` in rows of `length` → bytes_per_second (median after the first step) and
+    memory_bytes: how far the memory rises above that before the first step."""
+    contender, base = _trained(task, corpus, folder), task["base"]
+    training = Training(contender, corpus, _recipe(task["training"]))
+    rows = [
+        _training_rows(corpus, task["length"], max(1, task["step_bytes"] // task["length"]), base["seed"] + step)
+        for step in range(task["steps"] + 1)
+    ]
+    torch.randn(64, 64) @ torch.randn(64, 64)  # loads what loads lazily
+    contender.train()
+    peak, seconds = PeakMemory(), []
+    for some in rows:
+        start = budgeted_training.clock()
+        training.step(some, 0.5)
+        seconds.append(budgeted_training.clock() - start)
+    return {"bytes_per_second": rows[0].numel() / statistics.median(seconds[1:]), "memory_bytes": peak.rise()}
+
+
+def generation(task: Task, corpus: Corpus, folder: Path) -> Result:
+    """`rows` continuations of held-out text at once, in `mode`, all of it after the prompts were read
+    → bytes_per_second, None where the model ended its texts at once."""
+    contender = _trained(task, corpus, folder).eval()
+    text = b"".join(corpus.validation_documents())
+    last = len(text) - task["prompt_bytes"]
+    if last < 0:
+        raise ValueError(f"the held-out text has {len(text):,} bytes; prompts of {task['prompt_bytes']:,} need more")
+    starts = [last * i // max(task["rows"] - 1, 1) for i in range(task["rows"])]
+    prompts = [text[start : start + task["prompt_bytes"]] for start in starts]
+    pieces = contender.stream(prompts, task["new_bytes"], task["mode"], task["base"]["seed"])
+    start = budgeted_training.clock()
+    made = sum(pieces)
+    return {"bytes_per_second": made / (budgeted_training.clock() - start) if made else None}
+
+
+_STAGES = {
+    "size": size,
+    "sweep": sweep,
+    "part": part,
+    "score": score,
+    "flops": flops,
+    "length": length,
+    "generation": generation,
+}
+
+
+def held_out_rows(corpus: Corpus, base: dict[str, Any]) -> Tensor:
+    """(B, N): the same for all contenders."""
+    return rows_of(corpus.validation_documents(), base["sequence_length"])
+
+
+def training_path(task: Task, folder: Path) -> Path:
+    """Where the training of `task["training"]` lies."""
+    named = {name: task[name] for name in ("contender", "base", "width", "training")}
+    return folder / f"{task['contender']}_training_{key_of(named)}.pt"
+
+
+def _setting(task: Task, corpus: Corpus, folder: Path) -> Setting:
+    base = task["base"]
+    return Setting(base["parameters"], corpus, folder, base["seed"], base["autoencoder_fraction"])
+
+
+def _fresh(task: Task, corpus: Corpus, folder: Path) -> Contender:
+    return contender_class(task["contender"])(task["width"], _setting(task, corpus, folder))
+
+
+def _trained(task: Task, corpus: Corpus, folder: Path) -> Contender:
+    contender = _fresh(task, corpus, folder)
+    load_weights(contender, load_checkpoint(training_path(task, folder)))
+    return contender
+
+
+def _recipe(task: Task) -> Recipe:
+    base = task.get("base", task)
+    names = ("sequence_length", "batch_size", "seed")
+    return Recipe(task["unit"], task["budget"], task["rate"], **{name: base[name] for name in names})
+
+
+def _training_rows(corpus: Corpus, row_length: int, batch_size: int, seed: int) -> Tensor:
+    rows: Tensor = next(iter(train_loader(corpus, row_length, batch_size, seed)))
+    return rows
+
+
+def _warm_up(contender: Contender, corpus: Corpus, base: dict[str, Any]) -> None:
+    """What a process does slowly the first time does not count: one batch there and back that changes nothing."""
+    rows, state = (
+        _training_rows(corpus, base["sequence_length"], base["batch_size"], base["seed"]),
+        torch.get_rng_state(),
+    )
+    with autocast(rows.device, True):
+        contender.eval().nats(rows)[0].backward()
+    contender.zero_grad(set_to_none=True)
+    torch.set_rng_state(state)
