@@ -28,7 +28,7 @@ train: $(STAMP)
 	$(VENV)/bin/python train.py
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 	@echo "make test: lint and tests passed"
 
 lint: $(STAMP)

@@ -1,7 +1,15 @@
-"""How tests with generated examples run: the same examples each time, so that a change alone decides.
+"""How the tests run.
 
-`pytest --hypothesis-profile=explore` looks at new ones.
+Several processes (`pytest -n auto`) share the processors instead of waiting for each other's threads. Generated
+examples are the same each time, so that a change alone decides; `pytest --hypothesis-profile=explore` looks at new ones.
 """
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded, and for the processes that tests start
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 from hypothesis import settings
 
