@@ -43,7 +43,7 @@ class SegmentationConfig:
     """
 
     rule: Rule = "information"
-    target_tokens_per_code: float = 4.0
+    target_tokens_per_code: float = 4.1
     min_tokens_per_code: int = 3
     max_tokens_per_code: int = 5
     train_fraction: float = 0.1
@@ -240,7 +240,7 @@ class Segmenter(nn.Module):
         if self.config.rule == "information":
             high = high * self._cut
         low = -high
-        for _ in range(30):
+        for _ in range(20):
             middle = (low + high) / 2
             starts = self._expected(tokens, entropies, middle) | tokens.special
             too_many = starts.sum() > wanted

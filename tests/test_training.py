@@ -357,7 +357,7 @@ def test_a_run_is_tracked(tmp_path: Path) -> None:
 
 def test_a_run_says_that_its_schedule_is_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tiny_experiment(tmp_path, max_steps=3))
-    assert "warmup_steps is shortened to 1, num_decay_steps to 2" in capsys.readouterr().out
+    assert "it is shortened: warmup_steps=1 scheduler_specific_kwargs.num_decay_steps=2" in capsys.readouterr().out
     train(tiny_experiment(tmp_path, max_steps=6))
     assert "shortened" not in capsys.readouterr().out
 
