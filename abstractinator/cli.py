@@ -155,9 +155,10 @@ def _generate(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     wanted = EvaluationOptions.of(options)
 
-    from abstractinator.evaluation.harness import evaluate
+    from abstractinator.evaluation.harness import evaluate, leave_other_processes
 
     evaluate(wanted)
+    leave_other_processes()
     return 0
 
 

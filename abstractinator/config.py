@@ -30,7 +30,8 @@ class ExperimentConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
-    # auto takes CUDA, then MPS, then the CPU. On a CPU, one seed gives the same losses every time.
+    # auto takes CUDA, then MPS, then the CPU. On a CPU, one seed gives the same losses every time, if the number of
+    # steps is the same (see max_minutes).
     device: Device = "auto"
     seed: int = 0
     # bf16 autocast where the processor has it, over fp32 master weights; False computes in fp32.
@@ -41,10 +42,10 @@ class ExperimentConfig:
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
     # The training ends after max_steps optimizer steps or num_epochs, whichever comes first. Where a machine is too
-    # slow for that in max_minutes (measurements apart), the steps are fewer: how many is found at the start.
+    # slow for that in about max_minutes (measurements apart), the steps are fewer: how many is found at the start.
     max_steps: int | None = 1300
     num_epochs: int | None = None
-    max_minutes: float | None = 8.0
+    max_minutes: float | None = 7.5
     # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a quarter of a whole
     # step, and the language model then learns over codes that hardly move any more.
     autoencoder_fraction: float = 0.7
@@ -55,7 +56,7 @@ class ExperimentConfig:
     weight_decay: float = 0.1
     gradient_clip_norm: float = 1.0
     # A schedule of transformers' get_scheduler, and what it takes beyond the steps. In a training shorter than
-    # warmup_steps and num_decay_steps together both are shortened in proportion.
+    # they are together, or than max_minutes leaves, warmup_steps and num_decay_steps are shortened in proportion.
     scheduler_type: str = "warmup_stable_decay"
     warmup_steps: int = 10
     scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 500})

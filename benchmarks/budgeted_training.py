@@ -1,7 +1,7 @@
 """A contender's training for so many seconds or so many bytes, which can be put away and gone on with.
 
 All contenders get the same documents in the same order, the same optimizers and the same schedule over the share of the
-budget that is used up. Only time in which the model learns counts: not loading, not saving, not measuring.
+budget that is used up. Steps count, with the reading of their batches: not starting, not saving, not measuring.
 
 Letters: B rows, N bytes a row.
 """

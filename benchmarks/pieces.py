@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import ROOT
+
 Task = dict[str, Any]
 Result = dict[str, Any]
 
@@ -39,6 +41,13 @@ class Pieces:
         temporary.write_text(json.dumps({"task": task, "result": result}, indent=2) + "\n")
         temporary.rename(path)
         return result
+
+
+def code_fingerprint() -> str:
+    """A short name for the project's own source, on which every result depends."""
+    folders = ("components", "abstractinator", "benchmarks")
+    files = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def key_of(task: Task) -> str:

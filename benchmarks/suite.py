@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.common import RESULTS, argument_parser, count_parameters, finish, in_fresh_process, progress
 from benchmarks.contenders import DISTRIBUTIONS, NAMES, version_of
 from benchmarks.contenders.base import within_tolerance
-from benchmarks.pieces import Pieces, Result, Task
+from benchmarks.pieces import Pieces, Result, Task, code_fingerprint
 from benchmarks.suite_plots import write_plots
 from benchmarks.suite_report import report
 from benchmarks.suite_work import corpus_of, limit_memory, work
@@ -66,6 +66,7 @@ class Suite:
         self.base["parameters"] = options.parameters or count_parameters(HierarchicalAutoencoder(ModelConfig()))
         corpus = corpus_of(self.base)
         self.base["text"] = corpus.fingerprint
+        self.base["code"] = code_fingerprint()
         self.held_out_bytes = sum(map(len, corpus.validation_documents()))
         self.entries = [Entry(name, version_of(name)) for name in options.contenders]
 
@@ -79,8 +80,11 @@ class Suite:
             "lengths": self._lengths,
             "generation": self._generation,
         }
+        wanted = set(self.options.stages)
+        if wanted & {"bytes", "lengths", "generation"}:
+            wanted.add("time")  # what they measure; it costs nothing where it was done before
         for name in _STAGES:
-            if name in self.options.stages and not (name == "sweep" and not self.options.sweep_seconds):
+            if name in wanted and not (name == "sweep" and not self.options.sweep_seconds):
                 stages[name]()
 
     def going(self, needs: str | None = None) -> Iterator[Entry]:

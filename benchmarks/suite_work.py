@@ -93,6 +93,8 @@ def part(task: Task, corpus: Corpus, folder: Path) -> Result:
     """Part `part` of `parts` of a training, put away after it → seconds, bytes, steps so far, exact bits per byte."""
     contender, base = _fresh(task, corpus, folder), task["base"]
     training, path = Training(contender, corpus, _recipe(task["training"])), training_path(task, folder)
+    if task["part"] == 0:
+        path.unlink(missing_ok=True)  # of a training whose pieces were removed
     if path.exists():
         training.restore(path)
     if training.parts < task["part"]:
@@ -185,7 +187,7 @@ def held_out_rows(corpus: Corpus, base: dict[str, Any]) -> Tensor:
 
 def training_path(task: Task, folder: Path) -> Path:
     """Where the training of `task["training"]` lies."""
-    named = {name: task[name] for name in ("contender", "base", "width", "training")}
+    named = {name: task[name] for name in ("contender", "version", "base", "width", "training")}
     return folder / f"{task['contender']}_training_{key_of(named)}.pt"
 
 

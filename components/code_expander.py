@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from components.segmentation import Segments
 from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding, check_at_least_one
-from components.token_head import NOTHING, ParallelHead
+from components.token_head import NOTHING, ParallelHead, nats_of
 from components.tokens import Alphabet, NextTokens, Tokens
 from components.transformer import GroupedLinear, ResidualMLP, RMSNorm, SlidingWindowTransformer, TransformerConfig
 
@@ -95,13 +95,21 @@ class CodeExpander(nn.Module):
         The end is not coded after the longest possible segment, where nothing else can come; special segments
         cost nothing.
         """
-        plain = ~tokens.special[segments.first_tokens]  # (S,)
-        index, offsets, targets = self._targets(tokens, segments, plain)
-        nats = self.head.nats(self.places(vectors)[index, offsets], targets)
-        return nats.new_zeros(len(plain)).index_add(0, index, nats)
+        index, offsets, targets = self._targets(tokens, segments)
+        return _summed(self.head.nats(self.places(vectors)[index, offsets], targets), index, len(vectors))
 
-    def _targets(self, tokens: Tokens, segments: Segments, plain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.no_grad()
+    def verdict(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor]:
+        """`reconstruction_nats` (S,) and `errors` (S,) of plain segments from one look."""
+        index, offsets, targets = self._targets(tokens, segments)
+        hidden = self.places(vectors)
+        logits = self.head.logits(hidden.flatten(0, 1))
+        chosen = [slot.view(len(vectors), self.longest, -1)[index, offsets] for slot in logits]
+        return _summed(nats_of(chosen, targets), index, len(vectors)), self._errors(logits, tokens, segments)
+
+    def _targets(self, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
         """Segment (P,), place (P,) and target (P, Q) of every token and every end that is coded."""
+        plain = ~tokens.special[segments.first_tokens]  # (S,)
         inside = plain[segments.of_token]
         ends = (plain & (segments.lengths < self.longest)).nonzero()[:, 0]
         end_targets = tokens.ids.new_full((len(ends), self.alphabet.slots), NOTHING)
@@ -116,18 +124,25 @@ class CodeExpander(nn.Module):
 
         Places from a segment's length on hold nothing of meaning.
         """
-        slots = self.head.logits(self.places(vectors).flatten(0, 1))
+        return self._most_probable(self.head.logits(self.places(vectors).flatten(0, 1)))
+
+    def _most_probable(self, logits: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of all places, per slot (S·L, K) → ids (S, L, Q) and lengths (S,)."""
         size = self.alphabet.codebook_size
-        first = slots[0].view(len(vectors), self.longest, size + 1)
+        first = logits[0].view(-1, self.longest, size + 1)
         ends = first.argmax(-1) == size
         ends[:, 0] = False  # a segment has a token
         lengths = torch.where(ends.any(1), ends.int().argmax(1), self.longest)
-        ids = torch.stack([slot[:, :size].argmax(-1) for slot in slots], dim=-1)
-        return ids.view(len(vectors), self.longest, self.alphabet.slots), lengths
+        ids = torch.stack([slot[:, :size].argmax(-1) for slot in logits], dim=-1)
+        return ids.view(len(lengths), self.longest, self.alphabet.slots), lengths
 
+    @torch.no_grad()
     def errors(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
         """(S,) how many tokens of each segment `expand` gets wrong: wrong ones, missing ones and those too many."""
-        ids, lengths = self.expand(vectors)
+        return self._errors(self.head.logits(self.places(vectors).flatten(0, 1)), tokens, segments)
+
+    def _errors(self, logits: list[Tensor], tokens: Tokens, segments: Segments) -> Tensor:
+        ids, lengths = self._most_probable(logits)
         there = segments.offsets < lengths[segments.of_token]
         right = there & (ids[segments.of_token, segments.offsets.clamp(max=self.longest - 1)] == tokens.ids).all(1)
         errors = (lengths - segments.lengths).clamp(min=0)
@@ -156,3 +171,8 @@ class CodeExpander(nn.Module):
         """
         x = self.embedding.embed(tokens.ids, tokens.ngrams, tokens.vectors) + self.from_context(context)
         return self.predictor.step(x, caches, tokens.rows, tokens.positions + 1)
+
+
+def _summed(nats: Tensor, segment: Tensor, count: int) -> Tensor:
+    """(P,) nats and the segment of each → (S,) their sums."""
+    return nats.new_zeros(count).index_add(0, segment, nats)

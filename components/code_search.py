@@ -18,7 +18,7 @@ from components.tokens import Tokens
 from components.vector_quantizer import VectorQuantizer
 
 _ROUNDS = 4  # almost all that is found at all is found by changing so many values
-_AT_ONCE = 1 << 13  # neighbours that are decoded at once
+_AT_ONCE = 1 << 24  # logits that are made at once
 
 
 @torch.no_grad()
@@ -32,14 +32,16 @@ def search_codes(
 ) -> tuple[Tensor, Tensor]:
     """Codes (S, Q) of plain segments, and their vectors (S, D) → the same with what could be mended mended.
 
-    Only segments that come back about half right are searched: farther off there is little to be found.
+    Only segments that come back about half right are searched: farther off there is little to be found. Gradients end
+    here.
     """
     errors = expander.errors(vectors, tokens, segments)
     wrong = ((errors > 0) & (2 * errors <= segments.lengths + 1)).nonzero()[:, 0]
     if not len(wrong):
         return codes, vectors
     codes, vectors = codes.clone(), vectors.clone()
-    for part in wrong.split(max(1, _AT_ONCE // quantizer.neighbours(codes[:1]).shape[1])):
+    logits = quantizer.neighbours(codes[:1]).shape[1] * expander.longest * expander.head.classes
+    for part in wrong.split(max(1, _AT_ONCE // logits)):
         found, right = _descend(codes[part], *take_segments(tokens, segments, part), quantizer, expander)
         mended = part[right]
         codes[mended] = found[right]
@@ -61,11 +63,10 @@ def _descend(
         count = neighbours.shape[1]
         repeated = take_segments(tokens, segments, index.repeat_interleave(count))
         vectors = quantizer.decode(neighbours.flatten(0, 1))
-        errors = expander.errors(vectors, *repeated).view(-1, count)
-        nats = expander.reconstruction_nats(vectors, *repeated).view(-1, count)
-        best = nats.masked_fill(errors > 0, float("inf")).min(1)
-        comes_back = best.values.isfinite()
-        step = torch.where(comes_back, best.indices, nats.argmin(1))
+        nats, errors = (each.view(-1, count) for each in expander.verdict(vectors, *repeated))
+        comes_back = (errors == 0).any(1)
+        barred = (errors > 0) & comes_back[:, None]
+        step = nats.masked_fill(barred, float("inf")).argmin(1)
         codes[index] = neighbours[torch.arange(len(index), device=index.device), step]
         right[index] = comes_back
     return codes, right

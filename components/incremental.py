@@ -183,7 +183,7 @@ class IncrementalModel:
             place = torch.arange(tokens.shape[1], device=self.device)
             lengths = lengths.view(ids.shape[:2]) * (number < counts[:, None])
             inside = (place < lengths[:, :, None]) & (place >= opened[:, i, None, None] * (number == 0)[:, None])
-            ids, counts = _packed_rows(tokens.view(*inside.shape, -1), inside)
+            ids, counts = _packed_rows(tokens.view(*inside.shape, tokens.shape[-1]), inside)
         return ids[:, :, 0], counts
 
     def _read(self, i: int, rows: Tensor, ids: Tensor, vectors: Tensor | None, lengths: Tensor) -> Tensor:

@@ -33,6 +33,11 @@ class ParallelHead(nn.Module):
         self.alphabet = alphabet
         self.to_logits = nn.Linear(width, alphabet.slots * alphabet.codebook_size + 1)
 
+    @property
+    def classes(self) -> int:
+        """How many logits a position has, of all slots."""
+        return self.to_logits.out_features
+
     def logits(self, hidden: Tensor) -> list[Tensor]:
         """hidden: (…, D) → for slot 0 (…, K + 1) with "end" as class K, for the others (…, K); fp32."""
         size = self.alphabet.codebook_size
@@ -42,7 +47,7 @@ class ParallelHead(nn.Module):
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
-        return _nats(self.logits(hidden), targets)
+        return nats_of(self.logits(hidden), targets)
 
 
 class DepthHead(nn.Module):
@@ -78,8 +83,9 @@ class DepthHead(nn.Module):
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
-        return _nats(self.logits(hidden, targets), targets)
+        return nats_of(self.logits(hidden, targets), targets)
 
 
-def _nats(logits: list[Tensor], targets: Tensor) -> Tensor:
+def nats_of(logits: list[Tensor], targets: Tensor) -> Tensor:
+    """−log p of targets (T, Q) from the logits of each slot, NOTHING where nothing is scored → (T,)."""
     return torch.stack([F.cross_entropy(x, targets[:, slot], reduction="none") for slot, x in enumerate(logits)]).sum(0)

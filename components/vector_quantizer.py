@@ -141,6 +141,10 @@ class EMACodebook(nn.Module):
             self._follow(z.detach(), indices)
         return indices, chosen
 
+    def of(self, indices: Tensor) -> Tensor:
+        """(…) indices → (…, D) codes."""
+        return self.codes[indices]
+
     @torch.no_grad()
     def _start(self, z: Tensor) -> None:
         """Begins at vectors of the first batch, which lie where the data lies."""
@@ -187,10 +191,14 @@ class FrozenCodebook(nn.Module):
     def codes(self) -> Tensor:
         return self.map(self.basis)
 
+    def of(self, indices: Tensor) -> Tensor:
+        """(…) indices → (…, D) codes."""
+        return self.map(self.basis[indices])
+
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z: (S, D) → indices (S,), codes (S, D) with gradients to the map."""
         indices = nearest_code(z, self.codes.detach())
-        return indices, self.map(self.basis[indices])
+        return indices, self.of(indices)
 
 
 class VectorQuantizer(nn.Module):
@@ -259,7 +267,7 @@ class VectorQuantizer(nn.Module):
             if self.config.kind == "fsq":
                 lattice = self.lattice.indices_to_codes(codes.view(1, *codes.shape))[0]
                 return self.project_out(lattice)
-            parts = [book.codes[codes[:, q]] for q, book in enumerate(self.codebooks)]
+            parts = [book.of(codes[:, q]) for q, book in enumerate(self.codebooks)]
             if self.config.kind == "residual_vq":
                 return torch.stack(parts).sum(0)
             return torch.cat(parts, dim=1)
@@ -268,7 +276,8 @@ class VectorQuantizer(nn.Module):
     def neighbours(self, codes: Tensor) -> Tensor:
         """codes: (S, Q) → (S, M, Q): what lies next to them. One slot of each differs: for fsq by one step in one
         dimension (at its last value it stays), for the others it is one of the nearest codes of that codebook."""
-        changed = [self._beside(codes[:, slot], slot) for slot in range(codes.shape[1])]  # (S, M / Q) each
+        with torch.autocast(codes.device.type, enabled=False):
+            changed = [self._beside(codes[:, slot], slot) for slot in range(codes.shape[1])]  # (S, M / Q) each
         out = [codes[:, None].repeat(1, beside.shape[1], 1) for beside in changed]
         for slot, beside in enumerate(changed):
             out[slot][:, :, slot] = beside

@@ -195,6 +195,17 @@ def test_greedy_speculation_is_greedy_exact(shape: str) -> None:
     )
 
 
+@every_shape
+def test_a_plan_of_no_codes_is_no_text(shape: str) -> None:
+    model = model_of(shape)
+    state = IncrementalModel(model, 2)
+    ids = torch.zeros(2, 3, model.top.alphabet.slots, dtype=torch.int64)
+    planned, counts = state.plan(ids, torch.zeros(2, dtype=torch.int64), torch.zeros(2, len(model.levels)).long())
+    assert planned.shape == (2, 0) and counts.tolist() == [0, 0]
+    one, counts = state.plan(ids, torch.tensor([0, 2]), torch.zeros(2, len(model.levels)).long())
+    assert counts[0] == 0 and 2 <= counts[1] == one.shape[1]
+
+
 @levels_1_to_3
 def test_speculation_comes_to_the_same_in_fewer_steps(
     shape: str, states: list[IncrementalModel], monkeypatch: pytest.MonkeyPatch

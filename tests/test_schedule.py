@@ -12,10 +12,10 @@ from abstractinator.settings import ConfigError
 from abstractinator.training.schedule import build_schedulers, move_to
 
 
-def rates_of(config: ExperimentConfig, total_steps: int) -> list[float]:
+def rates_of(config: ExperimentConfig, total_steps: int, wanted_steps: int | None = None) -> list[float]:
     """The learning rate of every step, as a share of the highest."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    (scheduler,) = build_schedulers(config, [optimizer], total_steps)
+    (scheduler,) = build_schedulers(config, [optimizer], total_steps, wanted_steps)
     rates = []
     for _ in range(total_steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -39,20 +39,26 @@ def test_the_default_warms_up_stays_and_decays_over_its_last_500_steps() -> None
 
 
 def test_a_training_shorter_than_max_steps_has_its_parts_in_the_same_proportion() -> None:
-    rates = rates_of(ExperimentConfig(), 650)
+    rates = rates_of(ExperimentConfig(), 650, wanted_steps=1300)
     assert rates[5:401] == [1.0] * 396
     assert rates[4] < 1 and rates[401] < 1
 
 
+def test_a_warm_up_is_shortened_where_nothing_decays() -> None:
+    rates = rates_of(config_of("cosine", {}, warmup_steps=40), 20, wanted_steps=100)
+    assert rates.index(max(rates)) == 8
+
+
+@pytest.mark.parametrize("wanted_steps", [None, 1300])
 @pytest.mark.parametrize("total_steps", [1, 2, 5, 50, 409, 410])
-def test_a_short_training_has_the_whole_schedule(total_steps: int) -> None:
-    rates = rates_of(ExperimentConfig(), total_steps)
+def test_a_short_training_has_the_whole_schedule(total_steps: int, wanted_steps: int | None) -> None:
+    rates = rates_of(ExperimentConfig(), total_steps, wanted_steps)
     assert max(rates) == 1.0
     top = rates.index(1.0)
     assert sorted(rates[:top]) == rates[:top]
     assert sorted(rates[top:], reverse=True) == rates[top:]
     assert rates[-1] <= 0.5 or total_steps == 1
-    assert top <= total_steps * 10 / 410
+    assert top <= total_steps * 10 / 510
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,6 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
             torch_random_seed=torch_seed,
             fewshot_random_seed=fewshot_seed,
         )
-    _leave_the_others()
     if results is None:
         return None
     results["config"]["model"] = tracker.general_config_tracker.model_source = options.model
@@ -80,10 +79,9 @@ def _model(options: EvaluationOptions, model_args: dict[str, Any]) -> LM:
     )
 
 
-def _leave_the_others() -> None:
-    """Ends the talk between processes: threads that Python finds running when it ends would abort the process."""
+def leave_other_processes() -> None:
+    """To be called at the end of a program: threads of the talk between processes would abort it when Python ends."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

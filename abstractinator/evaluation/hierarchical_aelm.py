@@ -1,7 +1,7 @@
 """`hier_ae`: a HierarchicalAutoencoder under the harness. Importing this module registers the name.
 
 import abstractinator.evaluation.hierarchical_aelm
-lm_eval.simple_evaluate(model="hier_ae", model_args="checkpoint=checkpoints/checkpoint_step700.pt", tasks=[…])
+lm_eval.simple_evaluate(model="hier_ae", model_args="checkpoint=checkpoints/checkpoint_step1300.pt", tasks=[…])
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def train(config: ExperimentConfig) -> report.Summary:
     """Trains as `config` says and returns what came of it; everything is also on disk.
 
     Writes checkpoints and summary.json into config.checkpoint_dir and metrics into ./mlruns. On a CPU the
-    same settings give the same losses, also across a stop and a resume. What lies in checkpoint_dir and is not
+    same settings give the same losses, also across a stop and a resume, if the number of steps is the same (see
+    max_minutes). What lies in checkpoint_dir and is not
     this run's past, an earlier run or what came after the checkpoint gone back to, is moved to checkpoint_dir/earlier;
     a run that goes on from a checkpoint in another folder leaves that folder alone and is tracked as a run of its own.
     Raises ConfigError, DataError, CheckpointError or TrainingError for what a user can mend, and Interrupted
@@ -59,7 +60,7 @@ def train(config: ExperimentConfig) -> report.Summary:
     planned = planned_steps(resume_from, config) if resume_from is not None else None
     if planned is None:
         planned = steps_in_time(RunState.begin(config, loader, total_steps, device), held_out)
-    state = RunState.begin(config, loader, planned, device)
+    state = RunState.begin(config, loader, planned, device, total_steps)
     if resume_from is not None:
         state.restore(resume_from)
     batches = state.batches()  # before anything is moved: other data are refused here
@@ -224,7 +225,7 @@ def _say_what_begins(
         f"{state.total_steps} steps" + (f", going on from {resume_from}" if resume_from else ""),
         flush=True,
     )
-    warmup, arguments = fitted_steps(state.config, state.total_steps)
+    warmup, arguments = fitted_steps(state.config, state.total_steps, wanted_steps)
     schedule = f"warmup_steps={warmup}"
     if "num_decay_steps" in arguments:
         schedule += f" scheduler_specific_kwargs.num_decay_steps={arguments['num_decay_steps']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import statistics
@@ -13,35 +12,41 @@ from torch import Tensor
 
 from abstractinator.training.run_state import RunState
 from abstractinator.training.step import TrainingError, train_step
+from components.tokens import BYTES
 
 _TIMED = 3  # steps of either kind, after one to warm up
 
 
 def steps_in_time(trial: RunState, rows: Tensor) -> int:
-    """The steps of a training of `max_minutes`, at most trial.total_steps and at least 1.
+    """The steps of a training of about `max_minutes`, at most trial.total_steps and at least 1.
 
     trial: a run that is measured and thrown away. rows: (B, N) text to measure on. Both kinds of steps are timed, those
     of the autoencoder alone and whole ones, and counted in the proportion of `autoencoder_fraction`.
     """
-    config, limit = trial.config, trial.config.max_minutes
-    if limit is None:
+    config = trial.config
+    if config.max_minutes is None:
         return trial.total_steps
+    # Text that is short is repeated from other places, so that its segments are not all the same.
     repeats = math.ceil(config.batch_size / len(rows))
-    batch, random = rows.repeat(repeats, 1)[: config.batch_size], torch.get_rng_state()
+    batch = torch.cat([rows.roll(17 * number, 1) for number in range(repeats)])[: config.batch_size]
+    batch = batch.masked_fill(batch == BYTES.pad, ord(" "))
     alone = config.autoencoder_fraction
-    # Far enough from the beginning of either part that boundaries stand still, as they do most of the time.
-    whole_seconds = _seconds(trial, batch, done=1.0)
-    alone_seconds = _seconds(trial, batch, done=0.99 * alone) if alone else 0.0
-    torch.set_rng_state(random)
+    try:
+        _seconds(trial, batch, 0, count=1)  # sets where boundaries lie, as the first step of a training does
+        whole_seconds = _seconds(trial, batch, trial.total_steps)
+        # Just before the first whole step, where boundaries stand still, as they do most of the time.
+        alone_seconds = _seconds(trial, batch, int(0.99 * alone * trial.total_steps)) if alone else 0.0
+    except TrainingError:  # what is wrong will go wrong in the run too, and be told there
+        return trial.total_steps
     per_step = alone * alone_seconds + (1 - alone) * whole_seconds
-    return max(1, min(trial.total_steps, int(60 * limit / per_step)))
+    return max(1, int(min(trial.total_steps, 60 * config.max_minutes / per_step)))
 
 
-def _seconds(trial: RunState, batch: Tensor, done: float) -> float:
+def _seconds(trial: RunState, batch: Tensor, step: int, count: int = 1 + _TIMED) -> float:
+    """What a step takes when so many are behind: the median of `count`, without the first of them."""
     seconds = []
-    for _ in range(1 + _TIMED):
-        trial.step, start = int(done * trial.total_steps), time.perf_counter()
-        with contextlib.suppress(TrainingError):  # what is wrong will go wrong in the run too, and be told there
-            train_step(trial, itertools.repeat(batch))
+    for _ in range(count):
+        trial.step, start = step, time.perf_counter()
+        train_step(trial, itertools.repeat(batch))
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+    return statistics.median(seconds[1:] or seconds)

@@ -67,9 +67,14 @@ class RunState:
 
     @classmethod
     def begin(
-        cls, config: ExperimentConfig, loader: StatefulDataLoader, total_steps: int, device: torch.device
+        cls,
+        config: ExperimentConfig,
+        loader: StatefulDataLoader,
+        total_steps: int,
+        device: torch.device,
+        wanted_steps: int | None = None,
     ) -> RunState:
-        """A new run: the model is initialised from config.seed."""
+        """A new run: the model is initialised from config.seed. wanted_steps: without the limit of max_minutes."""
         torch.manual_seed(config.seed)
         model = HierarchicalAutoencoder(config.model).to(device)
         optimizers = build_optimizers(
@@ -78,7 +83,7 @@ class RunState:
             muon_learning_rate=config.muon_learning_rate,
             weight_decay=config.weight_decay,
         )
-        schedulers = build_schedulers(config, optimizers, total_steps)
+        schedulers = build_schedulers(config, optimizers, total_steps, wanted_steps)
         return cls(config, total_steps, model, optimizers, schedulers, loader)
 
     def save(self, path: Path) -> None:

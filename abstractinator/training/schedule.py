@@ -17,11 +17,14 @@ from abstractinator.settings import ConfigError
 _GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "num_stable_steps", "last_epoch"}
 
 
-def build_schedulers(config: ExperimentConfig, optimizers: list[Optimizer], total_steps: int) -> list[LambdaLR]:
-    """The schedule of the settings, once for each optimizer. Raises ConfigError for settings that do not fit."""
+def build_schedulers(
+    config: ExperimentConfig, optimizers: list[Optimizer], total_steps: int, wanted_steps: int | None = None
+) -> list[LambdaLR]:
+    """The schedule of the settings, once for each optimizer; steps: see `fitted_steps`. Raises ConfigError for settings
+    that do not fit."""
     name, given = config.scheduler_type, config.scheduler_specific_kwargs
     _check_keys(name, given)
-    warmup, arguments = fitted_steps(config, total_steps)
+    warmup, arguments = fitted_steps(config, total_steps, wanted_steps)
     try:
         schedulers = [get_scheduler(name, optimizer, warmup, total_steps, arguments) for optimizer in optimizers]
         for factor in (factor for scheduler in schedulers for factor in scheduler.lr_lambdas):
@@ -32,27 +35,26 @@ def build_schedulers(config: ExperimentConfig, optimizers: list[Optimizer], tota
     return schedulers
 
 
-def fitted_steps(config: ExperimentConfig, total_steps: int) -> tuple[int, dict[str, Any]]:
+def fitted_steps(
+    config: ExperimentConfig, total_steps: int, wanted_steps: int | None = None
+) -> tuple[int, dict[str, Any]]:
     """warmup_steps and scheduler_specific_kwargs as they are followed.
 
-    A training that is shorter than max_steps, or than warm-up and num_decay_steps together, has both shortened in
-    proportion, so that a trial of a few steps still has the whole schedule. Raises ConfigError where warm-up alone is
-    too long.
+    A training of fewer steps than were wanted (max_minutes), or than warm-up and num_decay_steps together, has both
+    shortened in proportion, so that a short one has the whole schedule, too. Raises ConfigError where warm-up
+    alone is too long.
     """
     warmup, arguments = config.warmup_steps, config.scheduler_specific_kwargs
-    if config.max_steps is not None and total_steps < config.max_steps and "num_decay_steps" in arguments:
-        warmup = warmup * total_steps // config.max_steps
-        decay = arguments["num_decay_steps"] * total_steps // config.max_steps
-        if arguments["num_decay_steps"]:
-            decay = max(decay, min(2, total_steps))  # over one step nothing falls
-        arguments = {**arguments, "num_decay_steps": decay}
-    wanted = warmup + arguments.get("num_decay_steps", 0)
-    if wanted <= total_steps:
-        return warmup, arguments
-    if wanted == warmup:
-        raise ConfigError(f"warmup_steps ({warmup}) must be at most the {total_steps} steps of the training")
-    warmup = warmup * total_steps // wanted
-    return warmup, {**arguments, "num_decay_steps": total_steps - warmup}
+    decay = arguments.get("num_decay_steps", 0)
+    if wanted_steps is not None and total_steps < wanted_steps:
+        warmup = warmup * total_steps // wanted_steps
+        decay = max(decay * total_steps // wanted_steps, min(2, decay, total_steps))  # over one step nothing falls
+    if warmup + decay > total_steps:
+        if not decay:
+            raise ConfigError(f"warmup_steps ({warmup}) must be at most the {total_steps} steps of the training")
+        warmup = warmup * total_steps // (warmup + decay)
+        decay = total_steps - warmup
+    return warmup, {**arguments, "num_decay_steps": decay} if "num_decay_steps" in arguments else arguments
 
 
 def move_to(scheduler: LambdaLR, step: int) -> None:
