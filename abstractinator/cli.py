@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="what a checkpoint is", description="Shows what a checkpoint holds.")
     info.add_argument("checkpoint", help="a checkpoint_step*.pt")
-    info.add_argument("--json", action="store_true", help="everything but the weights, as JSON")
+    info.add_argument("--json", action="store_true", help="settings and progress as JSON")
     info.set_defaults(command=_info)
     return parser
 
@@ -175,7 +175,7 @@ def _info(options: argparse.Namespace) -> int:
     model, payload = load_model(options.checkpoint, torch.device("cpu"))
     config = payload["config"]
     if options.json:
-        shown = {key: payload[key] for key in ("version", "config", "step", "bytes_read", "seconds")}
+        shown = {key: payload[key] for key in ("version", "config", "step", "total_steps", "bytes_read", "seconds")}
         print(json.dumps(shown, indent=2))
         return 0
     print(f"{options.checkpoint}: {config['run_name']}, written by version {payload['version']}")

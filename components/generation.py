@@ -59,6 +59,8 @@ def stream_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: G
     """
     if not prompts:
         raise ValueError("no prompt was given")
+    if wrong := [prompt for prompt in prompts if not isinstance(prompt, bytes)]:
+        raise ValueError(f"prompts are bytes, not {type(wrong[0]).__name__}: use text.encode() or bytes(…)")
     if not all(prompts):
         raise ValueError("the prompt is empty; give at least one byte to continue from")
     was_training = model.training

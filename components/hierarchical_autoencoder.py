@@ -187,9 +187,9 @@ class HierarchicalAutoencoder(nn.Module):
         from components.generation import generate_bytes
         from components.sampling import GenerationConfig
 
-        prompts = [prompt] if isinstance(prompt, bytes) else prompt
+        prompts = prompt if isinstance(prompt, list) else [prompt]
         texts = generate_bytes(self, prompts, GenerationConfig(**settings))
-        return texts[0] if isinstance(prompt, bytes) else texts
+        return texts if isinstance(prompt, list) else texts[0]
 
     def predict(self, tokens: Tokens, compressed: list[Compressed]) -> tuple[Tensor, list[Tensor]]:
         """The exact way down → hidden vectors (T, D) before each byte, and per level the contexts (S, C) before

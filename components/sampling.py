@@ -15,6 +15,7 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 Mode = Literal["plan", "exact", "speculative"]
+_GREEDY = 1e-6  # a temperature below this one is 0: logits over it would be infinite
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, not {self.mode!r}")
+        for name in ("max_new_bytes", "top_k", "no_repeat_ngram_size", "repetition_window"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        if self.seed is not None and not (isinstance(self.seed, int) and 0 <= self.seed < 2**64):
+            raise ValueError(f"seed must be None or a whole number from 0 on and below 2**64, not {self.seed!r}")
+        if not all(isinstance(value, int | float) for value in (self.temperature, self.top_p)):
+            raise ValueError(f"temperature and top_p must be numbers, not {self.temperature!r} and {self.top_p!r}")
         if self.max_new_bytes < 1:
             raise ValueError(f"max_new_bytes must be at least 1, not {self.max_new_bytes}")
         if not 0 <= self.temperature < math.inf:
@@ -83,7 +91,7 @@ class Sampler:
     def __call__(self, logits: Tensor) -> Tensor:
         """(…, classes) → (…) choices, independent of each other."""
         config = self.config
-        if config.temperature == 0:
+        if config.temperature < _GREEDY:
             return logits.argmax(-1)
         flat = logits.flatten(0, -2).float() / config.temperature
         if not config.top_k and config.top_p == 1:

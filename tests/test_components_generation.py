@@ -450,3 +450,33 @@ def test_samples_follow_the_distribution_asked_for(settings: dict[str, float], e
 def test_a_wrong_configuration_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         GenerationConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": "x"}, "seed"),
+        ({"max_new_bytes": 5.5}, "max_new_bytes"),
+        ({"max_new_bytes": None}, "max_new_bytes"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"temperature": "1"}, "temperature"),
+    ],
+    ids=str,
+)
+def test_settings_of_a_wrong_kind_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        GenerationConfig(**settings)
+
+
+@pytest.mark.parametrize("prompt", ["text", ["text"], bytearray(b"text")], ids=str)
+def test_prompts_are_bytes(prompt: object) -> None:
+    with pytest.raises(ValueError, match="prompts are bytes"):
+        model_of("fixed").generate_bytes(prompt)
+
+
+def test_a_temperature_of_almost_nothing_is_greedy() -> None:
+    model = model_of("fixed")
+    cold, greedy = (model.generate_bytes(b"a", temperature=t, max_new_bytes=9) for t in (1e-320, 0.0))
+    assert cold == greedy
