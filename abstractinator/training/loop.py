@@ -232,7 +232,8 @@ def _say_what_begins(
     if state.total_steps < wanted_steps:
         print(
             f"max_minutes={state.config.max_minutes:g} leaves {state.total_steps} of {wanted_steps} steps on this "
-            f"machine; what repeats this run anywhere: the same settings and max_minutes=None max_steps={state.total_steps} {schedule}"
+            f"machine; what repeats this run anywhere: the same settings and max_minutes=None "
+            f"max_steps={state.total_steps} {schedule}"
         )
     elif (warmup, arguments) != (state.config.warmup_steps, state.config.scheduler_specific_kwargs):
         print(f"{state.total_steps} steps are too few for the whole schedule; it is shortened: {schedule}")
