@@ -65,7 +65,8 @@ class Abstractinator(Contender):
         return losses.two_part * losses.bytes, int((rows < BYTES.codebook_size).sum())
 
     def positions(self, rows: Tensor) -> int:
-        return self.model(rows).compressed[-1].codes.packing.total
+        codes = self.model(rows).compressed[-1].codes
+        return int((~codes.special).sum())
 
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
         config = GenerationConfig(mode, max_new_bytes=new_bytes, temperature=1.0, top_p=1.0, seed=seed)
