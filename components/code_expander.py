@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from components.incremental_transformer import IncrementalTransformer
 from components.segmentation import Segments
-from components.sliding_window_attention import AttentionCache
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import NOTHING, ParallelHead, nats_of
 from components.tokens import Alphabet, NextTokens, Tokens
@@ -159,18 +159,19 @@ class CodeExpander(nn.Module):
         x = tokens.packing.shift(self.embedding(tokens), self.start) + self.from_context(context)[segments.context]
         return self.predictor(x, tokens.packing)
 
-    def begin(self, context: Tensor, caches: list[AttentionCache], rows: Tensor) -> Tensor:
+    def begin(self, context: Tensor, predictor: IncrementalTransformer, rows: Tensor) -> Tensor:
         """`predict` for the first token of rows (R,), context (R, 1, C) → (R, 1, D')."""
-        x = self.start.to(context.dtype) + self.from_context(context)
-        return self.predictor.step(x, caches, rows, torch.zeros_like(rows)[:, None])
+        x = self.start + self.from_context(context)
+        return predictor.step(x, rows, torch.zeros_like(rows)[:, None])
 
-    def step(self, context: Tensor, tokens: NextTokens, caches: list[AttentionCache]) -> Tensor:
+    def step(self, context: Tensor, tokens: NextTokens, predictor: IncrementalTransformer) -> Tensor:
         """`predict` for the token after each of these (R, n) → (R, n, D').
 
-        context: (R, n, C) before the segments that the tokens after these belong to.
+        context: (R, n, C) before the segments that the tokens after these belong to. predictor: with the memory of the
+        tokens before.
         """
         x = self.embedding.embed(tokens.ids, tokens.ngrams, tokens.vectors) + self.from_context(context)
-        return self.predictor.step(x, caches, tokens.rows, tokens.positions + 1)
+        return predictor.step(x, tokens.rows, tokens.positions + 1)
 
 
 def _summed(nats: Tensor, segment: Tensor, count: int) -> Tensor:

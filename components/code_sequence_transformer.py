@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from components.sliding_window_attention import AttentionCache
+from components.incremental_transformer import IncrementalTransformer
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import DepthHead, targets_of
 from components.tokens import Alphabet, NextTokens, Tokens
@@ -58,12 +58,12 @@ class CodeSequenceTransformer(nn.Module):
         """−log p(code s | codes before it): (S,). BOS is not predicted and counts 0, EOS is."""
         return self.head.nats(context, targets_of(codes))
 
-    def begin(self, caches: list[AttentionCache], rows: Tensor) -> Tensor:
+    def begin(self, transformer: IncrementalTransformer, rows: Tensor) -> Tensor:
         """The context before the first code of rows (R,) → (R, 1, D)."""
         x = self.start.expand(len(rows), 1, -1)
-        return self.transformer.step(x, caches, rows, torch.zeros_like(rows)[:, None])
+        return transformer.step(x, rows, torch.zeros_like(rows)[:, None])
 
-    def step(self, codes: NextTokens, caches: list[AttentionCache]) -> Tensor:
-        """(R, n, D) the contexts after each of these codes; equals `forward`."""
+    def step(self, codes: NextTokens, transformer: IncrementalTransformer) -> Tensor:
+        """(R, n, D) the contexts after each of these codes; equals `forward`. transformer: with the codes before."""
         x = self.embedding.embed(codes.ids, codes.ngrams, codes.vectors)
-        return self.transformer.step(x, caches, codes.rows, codes.positions + 1)
+        return transformer.step(x, codes.rows, codes.positions + 1)

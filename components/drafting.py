@@ -93,7 +93,7 @@ class Drafts:
 
     def _probable_codes(self, context: Tensor) -> Tensor:
         """(R, C) → (R·M, Q): with each of the M most probable first slots, the most probable further ones."""
-        head, alphabet = self.model.top.head, self.model.top.alphabet
+        head, alphabet = self.state.code_head, self.model.top.alphabet
         none = torch.zeros(len(context), 0, dtype=torch.int64, device=context.device)
         first = head.slot_logits(context, none)[:, : alphabet.codebook_size].topk(self.candidates).indices
         ids, context = first.flatten()[:, None], context.repeat_interleave(self.candidates, 0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from components.sliding_window_attention import AttentionCache
+from components.incremental_transformer import IncrementalTransformer
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import ParallelHead, targets_of
 from components.tokens import Alphabet, NextTokens, Tokens
@@ -70,11 +70,11 @@ class EntropyModel(nn.Module):
         first = packing.positions == 0
         return entropies.detach().masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
 
-    def step(self, tokens: NextTokens, caches: list[AttentionCache]) -> Tensor:
+    def step(self, tokens: NextTokens, transformer: IncrementalTransformer) -> Tensor:
         """(R, n) H in nats of the tokens after each of these; equals `forward`."""
         with torch.autocast(tokens.ids.device.type, enabled=False):
             x = self.embedding.embed(tokens.ids, tokens.ngrams, tokens.vectors)
-            return entropy(self.head.logits(self.transformer.step(x, caches, tokens.rows, tokens.positions)))
+            return entropy(self.head.logits(transformer.step(x, tokens.rows, tokens.positions)))
 
 
 def entropy(logits: list[Tensor]) -> Tensor:

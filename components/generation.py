@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -63,29 +64,32 @@ def stream_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: G
         raise ValueError(f"prompts are bytes, not {type(wrong[0]).__name__}: use text.encode() or bytes(…)")
     if not all(prompts):
         raise ValueError("the prompt is empty; give at least one byte to continue from")
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            generation = _Generation(model, prompts, config)
-    finally:
-        model.train(was_training)
+    with _evaluating(model), torch.inference_mode():
+        generation = _Generation(model, prompts, config)
     return _stream(generation)
 
 
 @torch.inference_mode()
 def _stream(generation: _Generation) -> Iterator[Piece]:
-    was_training = generation.model.training
-    generation.model.eval()
-    try:
+    with _evaluating(generation.model):
         if generation.config.mode == "plan":
             # The prompt's last segment is open: its end is found on the exact path, then codes take over.
             yield from generation.write_bytes(until_boundary=True)
             yield from generation.write_codes()
         else:
             yield from generation.write_bytes(until_boundary=False)
+
+
+@contextmanager
+def _evaluating(model: HierarchicalAutoencoder) -> Iterator[None]:
+    """In eval mode, and in fp32 whatever stands around."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
     finally:
-        generation.model.train(was_training)
+        model.train(was_training)
 
 
 class _Generation:
@@ -157,7 +161,7 @@ class _Generation:
 
     def _choose(self, rows: Tensor, hidden: Tensor, guesses: list[bytes]) -> Tensor:
         """hidden (R, n, D) behind the text of each row and the first 0 … n - 1 bytes of a guess → (R, n) choices."""
-        logits = self.model.byte_head.slot_logits(hidden, rows.new_zeros(*hidden.shape[:2], 0))
+        logits = self.state.byte_head.slot_logits(hidden, rows.new_zeros(*hidden.shape[:2], 0))
         if self.config.no_repeat_ngram_size:
             for i, (row, guess) in enumerate(zip(rows.tolist(), guesses, strict=True)):
                 recent = self.texts[self.prompts[row]].recent
@@ -202,7 +206,7 @@ class _Generation:
         alphabet, banned = self.model.top.alphabet, self._banned_codes(rows)
         ids = torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
         for slot in range(alphabet.slots):
-            logits = self.model.top.head.slot_logits(context, ids.clamp(max=alphabet.codebook_size - 1))
+            logits = self.state.code_head.slot_logits(context, ids.clamp(max=alphabet.codebook_size - 1))
             if slot == alphabet.slots - 1:
                 for i, begin in enumerate(map(tuple, ids.tolist())):
                     logits[i, [code[-1] for code in banned[i] if code[:-1] == begin]] = -math.inf

@@ -9,17 +9,22 @@ Letters: B rows of the state, R rows that take a step, n tokens a row, Q slots, 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
+from components.folded import FoldedDepthHead
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Level
+from components.incremental_transformer import IncrementalTransformer
 from components.packing import Packing
-from components.ring import Ring, ring_of
-from components.segmentation import SegmentationState, is_spacelike, one_segment_a_row
-from components.sliding_window_attention import AttentionCache
-from components.token_embedding import HISTORY, TokenEmbedding, ngram_hashes
-from components.token_hash import token_hash
+from components.ring import Ring, places_of, ring_of
+from components.segmentation import SegmentationState, one_segment_a_row, take_segments
+from components.token_embedding import HISTORY, TokenEmbedding
+from components.token_hash import ngram_hashes, token_hash
 from components.tokens import BYTES, NextTokens, Tokens
+
+_KNOWN = 4096  # segments of a level whose codes are remembered
 
 
 class Memory:
@@ -27,21 +32,22 @@ class Memory:
 
     counts: (B,) tokens read. hashes: of the tokens, for n-gram embeddings. before: what is known of each token
     before it, (B, C, D) at its position: hidden vectors of the bytes, contexts of the segments.
+    slots: C ≥ 2 and ≥ reach, with room for the tokens of a step.
     """
 
-    def __init__(self, rows: int, ahead: int, reach: int, caches: list[AttentionCache], before: Tensor) -> None:
-        self.caches, self.reach = caches, reach
+    def __init__(self, transformer: IncrementalTransformer, reach: int, slots: int, before: Tensor) -> None:
+        rows, self.slots = len(before), slots
+        self.transformer, self.reach = transformer, reach
         self.counts = torch.zeros(rows, dtype=torch.int64, device=before.device)
-        self.hashes = ring_of(HISTORY, rows, reach + ahead, device=before.device, dtype=torch.int64)
-        self.before = ring_of(0.0, rows, ahead + 2, before.shape[-1], device=before.device, dtype=before.dtype)
-        self.before.write(torch.arange(rows, device=before.device), self.counts[:, None], before)
+        self.hashes = ring_of(HISTORY, rows, slots, device=before.device, dtype=torch.int64)
+        self.before = Ring(before.repeat(1, slots, 1))  # at 0 it is what is known of the first token
 
     def rings(self) -> list[Ring]:
-        return [self.hashes, self.before, *(ring for cache in self.caches for ring in (cache.keys, cache.values))]
+        return [self.hashes, self.before, *self.transformer.rings()]
 
     def upcoming(self, rows: Tensor) -> Tensor:
         """(R, D) what is known of the next token."""
-        return self.before.read(rows, self.counts[rows])
+        return self.before.read(places_of(rows, self.counts[rows], self.slots))
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows but these, which become 0 … R - 1."""
@@ -51,11 +57,10 @@ class Memory:
 
     def enter(self, rows: Tensor, ids: Tensor, vectors: Tensor | None) -> NextTokens:
         """Tokens (R, n, Q) behind those read so far; `counts` is the caller's to move."""
-        ahead = torch.arange(ids.shape[1], device=ids.device)
-        positions = self.counts[rows][:, None] + ahead
-        self.hashes.write(rows, positions, token_hash(ids))
+        positions = self.counts[rows][:, None] + torch.arange(ids.shape[1], device=ids.device)
+        self.hashes.write(places_of(rows, positions, self.slots), token_hash(ids))
         back = torch.arange(self.reach, device=ids.device)
-        past = self.hashes.read(rows, positions[:, :, None] - back)
+        past = self.hashes.read(places_of(rows, positions[:, :, None] - back, self.slots))
         return NextTokens(rows, positions, ids, ngram_hashes(past), vectors)
 
 
@@ -63,36 +68,38 @@ class LevelMemory(Memory):
     """A level's memory of its lower tokens: also the tokens of the open segment, and how segments were cut.
 
     cuts: (B, C, 3) after each token: tokens since the rule began a segment, the position where the open segment
-    begins, and the number of segments complete. entropy: (B, C) see SegmentationState.
+    begins, and the number of segments complete. entropy: (B, C) see SegmentationState. known: the codes of segments
+    that were complete before, for generated text repeats its segments.
     """
 
-    def __init__(self, level: Level, rows: int, ahead: int, context: Tensor) -> None:
-        compressor, expander, device = level.compressor, level.expander, context.device
+    def __init__(self, level: Level, ahead: int, context: Tensor) -> None:
+        compressor, expander, device, rows = level.compressor, level.expander, context.device, len(context)
         embeddings = (expander.embedding, getattr(compressor.entropy_model, "embedding", None))
         reach = max(embedding.reach for embedding in embeddings if isinstance(embedding, TokenEmbedding))
-        caches = expander.predictor.empty_caches(rows, ahead, device)
-        every = torch.arange(rows, device=device)
-        super().__init__(rows, ahead, reach, caches, expander.begin(context, caches, every))
-        model, slots = compressor.entropy_model, expander.longest + ahead
-        self.entropy_caches = model.transformer.empty_caches(rows, ahead, device) if model else []
+        predictor = IncrementalTransformer(expander.predictor, rows, ahead)
+        before = expander.begin(context, predictor, torch.arange(rows, device=device))
+        slots, model = max(reach, expander.longest, 2) + ahead, compressor.entropy_model
+        super().__init__(predictor, reach, slots, before)
+        self.entropy_transformer = IncrementalTransformer(model.transformer, rows, ahead) if model else None
         self.ids = ring_of(0, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64)
         self.vectors: Ring | None = None
         if compressor.vector_width:
-            self.vectors = ring_of(0, rows, slots, compressor.vector_width, device=device, dtype=torch.float32)
+            self.vectors = ring_of(0.0, rows, slots, compressor.vector_width, device=device)
         self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
         start = compressor.segmenter.begin(rows, device)
         self.entropy = Ring(start.entropy[:, None].repeat(1, slots))
+        self.ids.data[:] = start.token[:, None, None]
+        self.known: dict[tuple[int, ...], list[int]] = {}
 
     def rings(self) -> list[Ring]:
         more = [self.ids, self.cuts, self.entropy, *([self.vectors] if self.vectors else [])]
-        return [*super().rings(), *more, *(r for cache in self.entropy_caches for r in (cache.keys, cache.values))]
+        return [*super().rings(), *more, *(self.entropy_transformer.rings() if self.entropy_transformer else [])]
 
     def last(self, rows: Tensor) -> tuple[SegmentationState, Tensor]:
         """The state of the segmentation (R,) after the last token, and where the open segment begins (R,)."""
-        position = self.counts[rows][:, None] - 1
-        cuts = self.cuts.read(rows, position)[:, 0]
-        spacelike = is_spacelike(self.ids.read(rows, position)[:, 0, 0])
-        return SegmentationState(self.entropy.read(rows, position)[:, 0], cuts[:, 0], spacelike), cuts[:, 1]
+        place = places_of(rows, self.counts[rows] - 1, self.slots)
+        cuts = self.cuts.read(place)
+        return SegmentationState(self.entropy.read(place), cuts[:, 0], self.ids.read(place)[:, 0]), cuts[:, 1]
 
 
 class IncrementalModel:
@@ -107,13 +114,13 @@ class IncrementalModel:
         self.model, self.ahead = model, ahead
         self.device = next(model.parameters()).device
         every = torch.arange(rows, device=self.device)
-        top = model.top
-        caches = top.transformer.empty_caches(rows, ahead, self.device)
-        self.top = Memory(rows, ahead, top.embedding.reach, caches, top.begin(caches, every))
+        self.byte_head, self.code_head = FoldedDepthHead(model.byte_head), FoldedDepthHead(model.top.head)
+        top, reach = IncrementalTransformer(model.top.transformer, rows, ahead), model.top.embedding.reach
+        self.top = Memory(top, reach, max(reach, 2) + ahead, model.top.begin(top, every))
         self.levels: list[LevelMemory] = []
         for level in reversed(model.levels):
             above = self.memories[0]
-            self.levels.insert(0, LevelMemory(level, rows, ahead, above.upcoming(every)[:, None]))
+            self.levels.insert(0, LevelMemory(level, ahead, above.upcoming(every)[:, None]))
         self.read(every, torch.full((rows, 1), BYTES.bos, device=self.device), torch.ones_like(every))
 
     @property
@@ -150,25 +157,27 @@ class IncrementalModel:
         return self._read(0, rows, ids[:, :, None], None, lengths)
 
     def hidden(self, rows: Tensor) -> Tensor:
-        """(R, D) what the model's byte_head makes the distribution of the next byte of."""
+        """(R, D) what `byte_head` makes the distribution of the next byte of."""
         return self.levels[0].upcoming(rows)
 
     def open_tokens(self, rows: Tensor) -> Tensor:
         """(R, L) how many tokens of each level the text has behind the last boundary there."""
-        return torch.stack([m.counts[rows] - m.cuts.read(rows, m.counts[rows] - 1)[:, 1] for m in self.levels], dim=1)
+        return torch.stack([m.counts[rows] - m.last(rows)[1] for m in self.levels], dim=1)
 
     def take_back(self, rows: Tensor, counts: Tensor) -> None:
         """Forgets the last `counts` (R,) bytes of some rows, at most as many as the last call of `read` took in."""
         for i, level in enumerate(self.levels):
             level.counts[rows] -= counts
-            counts = self.memories[i + 1].counts[rows] - level.cuts.read(rows, level.counts[rows] - 1)[:, 2]
+            complete = level.cuts.read(places_of(rows, level.counts[rows] - 1, level.slots))[:, 2]
+            counts = self.memories[i + 1].counts[rows] - complete
         self.top.counts[rows] -= counts
 
     @torch.no_grad()
     def read_codes(self, rows: Tensor, ids: Tensor) -> Tensor:
         """Takes in one more highest code (R, Q) of some rows, past all levels → (R, C) the context after it."""
-        vectors = self.model.levels[-1].compressor.quantizer.decode(ids)
-        return self._read(len(self.levels), rows, ids[:, None], vectors[:, None], torch.ones_like(rows))[:, 0]
+        ids = ids[:, None]
+        vectors = self._vectors(len(self.levels) - 1, ids)
+        return self._read(len(self.levels), rows, ids, vectors, torch.ones_like(rows))[:, 0]
 
     @torch.no_grad()
     def plan(self, ids: Tensor, counts: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,12 +200,13 @@ class IncrementalModel:
         memory = self.memories[i]
         tokens = memory.enter(rows, ids, vectors)
         if i == len(self.levels):
-            before = self.model.top.step(tokens, memory.caches)
+            before = self.model.top.step(tokens, memory.transformer)
         else:
             complete = self._complete_segments(i, tokens, lengths)
-            context = self.memories[i + 1].before.read(rows, complete)
-            before = self.model.levels[i].expander.step(context, tokens, memory.caches)
-        memory.before.write(rows, tokens.positions + 1, before)
+            above = self.memories[i + 1]
+            context = above.before.read(places_of(rows, complete, above.slots))
+            before = self.model.levels[i].expander.step(context, tokens, memory.transformer)
+        memory.before.write(places_of(rows, tokens.positions + 1, memory.slots), before)
         memory.counts[rows] += lengths
         return before
 
@@ -207,7 +217,7 @@ class IncrementalModel:
         before = self.memories[i + 1].counts[rows][:, None]
         complete = before + ends.cumsum(1)
         begins = torch.where(ends, positions + 1, begin[:, None]).cummax(1).values
-        memory.cuts.write(rows, positions, torch.stack([run, begins, complete], dim=-1))
+        memory.cuts.write(places_of(rows, positions, memory.slots), torch.stack([run, begins, complete], dim=-1))
         row, place = ends.nonzero().unbind(1)
         if len(row):
             first = torch.cat([begin[:, None], begins[:, :-1]], dim=1)[row, place]
@@ -217,18 +227,18 @@ class IncrementalModel:
     def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(R, n) whether a segment ends with each token, (R, n) the rule's run, (R,) where the open segment begins."""
         compressor, memory = self.model.levels[i].compressor, self.levels[i]
-        rows, positions = tokens.rows, tokens.positions
-        memory.ids.write(rows, positions, tokens.ids)
-        if memory.vectors is not None and tokens.vectors is not None:
-            memory.vectors.write(rows, positions, tokens.vectors)
-        entropy = None
-        if compressor.entropy_model is not None:
-            entropy = compressor.entropy_model.step(tokens, memory.entropy_caches)
+        rows, places = tokens.rows, places_of(tokens.rows, tokens.positions, memory.slots)
         last, begin = memory.last(rows)
+        memory.ids.write(places, tokens.ids)
+        if memory.vectors is not None and tokens.vectors is not None:
+            memory.vectors.write(places, tokens.vectors)
+        entropy = None
+        if compressor.entropy_model is not None and memory.entropy_transformer is not None:
+            entropy = compressor.entropy_model.step(tokens, memory.entropy_transformer)
         token = tokens.ids[:, :, 0]
         special = token >= compressor.alphabet.codebook_size
         ends, state = compressor.segmenter.step(last, token, special, entropy)
-        memory.entropy.write(rows, positions, state.entropy)
+        memory.entropy.write(places, state.entropy)
         return ends & (torch.arange(token.shape[1], device=self.device) < lengths[:, None]), state.run, begin
 
     def _send_up(self, i: int, rows: Tensor, row: Tensor, first: Tensor, lengths: Tensor) -> None:
@@ -238,17 +248,36 @@ class IncrementalModel:
         """
         memory, compressor = self.levels[i], self.model.levels[i].compressor
         packing = Packing.from_lengths(lengths)
-        positions, of_token = (first[packing.rows] + packing.positions)[:, None], rows[row][packing.rows]
-        vectors = memory.vectors.read(of_token, positions)[:, 0] if memory.vectors is not None else None
-        tokens = Tokens(memory.ids.read(of_token, positions)[:, 0], packing, compressor.alphabet, vectors)
-        codes = compressor.encode_each(tokens, one_segment_a_row(tokens), self.model.levels[i].expander)
-        assert codes.vectors is not None
+        places = places_of(rows[row][packing.rows], first[packing.rows] + packing.positions, memory.slots)
+        vectors = memory.vectors.read(places) if memory.vectors is not None else None
+        codes = self._codes(i, Tokens(memory.ids.read(places), packing, compressor.alphabet, vectors))
         index, counts = row.unique_consecutive(return_counts=True)
         inside = torch.arange(int(counts.max()), device=self.device) < counts[:, None]  # (R', m)
-        ids = codes.ids.new_zeros(*inside.shape, codes.ids.shape[1])
-        above = codes.vectors.new_zeros(*inside.shape, codes.vectors.shape[1])
-        ids[inside], above[inside] = codes.ids, codes.vectors
-        self._read(i + 1, rows[index], ids, above, counts)
+        ids = codes.new_zeros(*inside.shape, codes.shape[1])
+        ids[inside] = codes
+        self._read(i + 1, rows[index], ids, self._vectors(i, ids), counts)
+
+    def _codes(self, i: int, tokens: Tokens) -> Tensor:
+        """(S, Q) the codes of segments, one a row; those that came before are not worked out again."""
+        level, known = self.model.levels[i], self.levels[i].known
+        lengths, slots = tokens.packing.lengths.tolist(), tokens.alphabet.slots
+        flat, ends = tokens.ids.flatten().tolist(), itertools.accumulate(lengths)
+        texts = [tuple(flat[(end - n) * slots : end * slots]) for end, n in zip(ends, lengths, strict=True)]
+        if new := [s for s, text in enumerate(texts) if text not in known]:
+            if len(known) + len(new) > _KNOWN:
+                known.clear()
+                new = list(range(len(texts)))
+            some = take_segments(tokens, one_segment_a_row(tokens), torch.tensor(new, device=self.device))
+            codes = level.compressor.encode_each(*some, level.expander).ids
+            known.update(zip((texts[s] for s in new), codes.tolist(), strict=True))
+        return torch.tensor([known[text] for text in texts], device=self.device)
+
+    def _vectors(self, i: int, codes: Tensor) -> Tensor:
+        """Codes of level i (R, m, Q) → the vectors behind them (R, m, D), zeros for special ones."""
+        quantizer = self.model.levels[i].compressor.quantizer
+        size, flat = quantizer.codebook_size, codes.flatten(0, 1)
+        vectors = quantizer.decode(flat.clamp(max=size - 1)).masked_fill(flat[:, :1] >= size, 0.0)
+        return vectors.view(*codes.shape[:2], -1)
 
 
 def _packed_rows(tokens: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:

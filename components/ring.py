@@ -2,7 +2,7 @@
 
 Taking entries back is forgetting that they were written: the reader counts, the ring does not.
 
-Letters: B rows of the ring, R rows that are looked at, C slots, n entries a row.
+Letters: B rows of the ring, R rows that are looked at, C slots.
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def places_of(rows: Tensor, positions: Tensor, slots: int) -> Tensor:
+    """Rows (R,) and positions in them (R, …) → (R, …) where these lie in a ring of `slots` slots a row, all of its rows
+    one behind the other."""
+    return rows.view(-1, *[1] * (positions.dim() - 1)) * slots + positions % slots
 
 
 @dataclass
@@ -23,20 +29,19 @@ class Ring:
         """(R, C, …) all slots of some rows, given in ascending order; no copy where these are all rows."""
         return self.data if len(rows) == len(self.data) else self.data[rows]
 
-    def write(self, rows: Tensor, positions: Tensor, values: Tensor) -> None:
-        """rows: (R,), positions: (R, n), values: (R, n, …). Positions of a row differ by less than C."""
-        self.data[rows[:, None], positions % self.data.shape[1]] = values.to(self.data.dtype)
+    def write(self, places: Tensor, values: Tensor) -> None:
+        """places: (…) different ones, as `places_of` gives them; values: (…, …) of what the ring holds."""
+        self.data.flatten(0, 1).index_copy_(0, places.flatten(), values.flatten(0, places.dim() - 1))
 
-    def read(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """rows: (R,), positions: (R, …) → (R, …, …): what was last written there."""
-        rows = rows.view(-1, *[1] * (positions.dim() - 1))
-        return self.data[rows, positions % self.data.shape[1]]
+    def read(self, places: Tensor) -> Tensor:
+        """places: (…) → (…, …) what was last written there."""
+        return self.data.flatten(0, 1)[places]
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows but these (R,), which become 0 … R - 1."""
         self.data = self.data[rows]
 
 
-def ring_of(value: float, *shape: int, device: torch.device, dtype: torch.dtype) -> Ring:
+def ring_of(value: float, *shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Ring:
     """A ring (B, C, …) that holds `value` everywhere."""
     return Ring(torch.full(shape, value, device=device, dtype=dtype))

@@ -93,19 +93,14 @@ class Sampler:
         config = self.config
         if config.temperature < _GREEDY:
             return logits.argmax(-1)
-        flat = logits.flatten(0, -2).float() / config.temperature
-        if not config.top_k and config.top_p == 1:
-            return self._draw(flat.softmax(-1)).view(logits.shape[:-1])
-        ordered, index = flat.sort(-1, descending=True)
+        p, index = (logits.flatten(0, -2) / config.temperature).sort(-1, descending=True)  # logits, so far
         if config.top_k:
-            ordered[:, config.top_k :] = -math.inf
-        p = ordered.softmax(-1)
-        p = p.masked_fill(p.cumsum(-1) - p >= config.top_p, 0.0)
-        return index.gather(1, self._draw(p)[:, None]).view(logits.shape[:-1])
-
-    def _draw(self, p: Tensor) -> Tensor:
-        """Weights (T, classes) → (T,) choices."""
-        return torch.multinomial(p, 1, generator=self.random)[:, 0]
+            p[:, config.top_k :] = -math.inf
+        below = p.softmax(-1).cumsum(-1)  # (T, classes): of a choice and all more probable ones
+        last = torch.searchsorted(below, below.new_full((len(below), 1), config.top_p)).clamp_(max=below.shape[1] - 1)
+        point = torch.rand(last.shape, generator=self.random, device=below.device) * below.gather(1, last)
+        choice = torch.minimum(torch.searchsorted(below, point, right=True), last)
+        return index.gather(1, choice).view(logits.shape[:-1])
 
 
 def repeats(history: Iterable[Item], size: int) -> set[Item]:

@@ -130,12 +130,12 @@ class SegmentationState:
     """What the rule remembers of a token, in a tensor of any shape.
 
     entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's place
-    in its segment. spacelike: whether the token is one.
+    in its segment. token: its first slot.
     """
 
     entropy: Tensor
     run: Tensor
-    spacelike: Tensor
+    token: Tensor
 
 
 def is_spacelike(byte: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ class Segmenter(nn.Module):
         """The state before any token of `rows` rows, (rows,) each."""
         zeros = torch.zeros(rows, device=device)
         before = 0.0 if self.config.rule == "information" else float("inf")
-        return SegmentationState(zeros + before, zeros.long(), zeros.bool())
+        return SegmentationState(zeros + before, zeros.long(), torch.full_like(zeros, BYTES.bos, dtype=torch.int64))
 
     def step(
         self, last: SegmentationState, token: Tensor, special: Tensor, entropy: Tensor | None
@@ -261,8 +261,7 @@ class Segmenter(nn.Module):
         last: (R,) at the token before them. token: (R, n) their first slots. special: (R, n) bool, which are
         special ones. entropy: (R, n) H of the tokens after them, None for the rules that need none. Equals `forward`.
         """
-        spacelike = is_spacelike(token)
-        weight, bound = self._weigh(last, special, spacelike, entropy)
+        weight, bound = self._weigh(last, token, entropy)
         gathered, run = last.entropy, last.run
         begins, sums, runs = [], [], []
         for n in range(token.shape[1]):  # where a segment may begin depends on where the one before began
@@ -277,16 +276,15 @@ class Segmenter(nn.Module):
             entropy = torch.stack(sums, 1)
         elif entropy is None:
             entropy = last.entropy[:, None].expand(token.shape)
-        return torch.stack(begins, 1), SegmentationState(entropy, torch.stack(runs, 1), spacelike)
+        return torch.stack(begins, 1), SegmentationState(entropy, torch.stack(runs, 1), token)
 
-    def _weigh(
-        self, last: SegmentationState, special: Tensor, spacelike: Tensor, entropy: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _weigh(self, last: SegmentationState, token: Tensor, entropy: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weights (R, n) and their bound, as in `_following`, of the tokens after those of a `step`."""
         if self.config.rule == "fixed":
-            return torch.zeros_like(special, dtype=torch.float32), self.threshold.new_zeros(())
+            return torch.zeros_like(token, dtype=torch.float32), self.threshold.new_zeros(())
         if self.config.rule == "whitespace":
-            hard = spacelike & ~torch.cat([last.spacelike[:, None], spacelike[:, :-1]], dim=1)
+            spacelike, before = is_spacelike(token), is_spacelike(last.token)
+            hard = spacelike & ~torch.cat([before[:, None], spacelike[:, :-1]], dim=1)
             return hard.float(), self.threshold.new_zeros(())
         assert entropy is not None, f"the rule {self.config.rule} needs entropies"
         if self.config.rule == "information":

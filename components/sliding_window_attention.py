@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,7 +22,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from components.packing import Packing
-from components.ring import Ring
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Packing, int], Tensor]
 
@@ -144,54 +142,16 @@ def kernel_for(device_type: str, dtype: torch.dtype) -> Kernel:
     return flash_attention if half and importlib.util.find_spec("flash_attn") else flex_attention
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where the next n tokens of R rows go in rings of keys and values, and what they see: the same for all layers.
-
-    rows: (R,) rows of the rings, ascending. slots: (R, n). visible: (R, 1, n, C). angles: cosines and sines
-    (R, n, 1, d/2) of the positions.
-    """
-
-    rows: Tensor
-    slots: Tensor
-    visible: Tensor
-    angles: tuple[Tensor, Tensor]
-
-    @classmethod
-    def after(cls, rows: Tensor, positions: Tensor, window: int, slots: int, head_width: int) -> Places:
-        """positions: (R, n) of the tokens in their rows, consecutive; the rings have C = `slots` slots.
-
-        C ≥ window + n - 1, so that what these tokens overwrite is out of sight of all of them. The same holds for
-        tokens that were written and taken back: their slots count as those of tokens C places earlier.
-        """
-        newest = positions[:, -1:]
-        slot = torch.arange(slots, device=positions.device)
-        held = (newest - (newest - slot) % slots)[:, None]  # (R, 1, C) the position whose token each slot holds
-        distance = positions[:, :, None] - held
-        visible = (distance >= 0) & (distance < window) & (held >= 0)
-        return cls(rows, positions % slots, visible[:, None], rotary_angles(positions[:, :, None], head_width))
-
-
-@dataclass
-class AttentionCache:
-    """Keys and values of the last tokens of B rows, as rings: token p of a row lies in slot p mod C.
-
-    C is the window and some more, so that several tokens can be written at once, and taken back again by writing
-    others at their positions. Memory does not grow with the text.
-    """
-
-    keys: Ring  # (B, C, H, d)
-    values: Ring
-
-
 def rotary_angles(positions: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864) → their cosines and sines (…, d/2)."""
-    angles = positions[..., None] * _frequencies(head_width // 2, positions.device)
+    angles = positions[..., None] * rotary_frequencies(head_width, positions.device)
     return angles.cos(), angles.sin()
 
 
 @cache
-def _frequencies(half: int, device: torch.device) -> Tensor:
+def rotary_frequencies(head_width: int, device: torch.device) -> Tensor:
+    """(d/2,) by how much each pair of numbers turns from one position to the next, in radians."""
+    half = head_width // 2
     with torch.inference_mode(False):  # what is kept must serve training, too
         return 10_000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
 
@@ -228,19 +188,3 @@ class SlidingWindowAttention(nn.Module):
         q, k, v = qk[:, : self.heads], qk[:, self.heads :], qkv[:, 2]
         out = kernel_for(q.device.type, q.dtype)(q, k, v, packing, self.window)
         return self.to_out(rearrange(out, "t h d -> t (h d)"))
-
-    def step(self, x: Tensor, cache: AttentionCache, places: Places) -> Tensor:
-        """The next tokens of some rows. x: (R, n, D) → (R, n, D); equals `forward`."""
-        qkv = self.to_qkv(x).view(*x.shape[:2], 3 * self.heads, self.head_width)  # (R, n, 3H, d)
-        q, k = rotate(qkv[:, :, : 2 * self.heads], places.angles).chunk(2, dim=2)
-        cache.keys.write(places.rows, places.slots, k)
-        cache.values.write(places.rows, places.slots, qkv[:, :, 2 * self.heads :])
-        keys, values = cache.keys.of(places.rows), cache.values.of(places.rows)  # (R, C, H, d)
-        q = q.to(keys.dtype).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=places.visible)
-        return self.to_out(out.transpose(1, 2).flatten(2).to(x.dtype))
-
-    def empty_cache(self, rows: int, ahead: int, device: torch.device, dtype: torch.dtype) -> AttentionCache:
-        """A cache for `rows` rows that have seen nothing, for up to `ahead` tokens at once."""
-        shape = (rows, self.window + ahead, self.heads, self.head_width)
-        return AttentionCache(*(Ring(torch.zeros(shape, device=device, dtype=dtype)) for _ in range(2)))

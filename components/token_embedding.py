@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.token_hash import mix, token_hash
+from components.token_hash import mix, ngram_hashes, token_hash
 from components.tokens import Alphabet, Tokens
 
 HISTORY = -1  # stands for the tokens before a row begins
@@ -82,12 +82,3 @@ class TokenEmbedding(nn.Module):
     def ngram_rows_of(self, ngrams: Tensor) -> Tensor:
         """(…, reach or more) hashes of n-grams → (…, G) rows of the n-gram table."""
         return mix(ngrams[..., self.sizes - 1], self.sizes) % self.ngram_rows
-
-
-def ngram_hashes(past: Tensor) -> Tensor:
-    """(…, reach) hashes of the tokens t, t-1, … → (…, reach) of the 1-gram, 2-gram, … that end at t."""
-    state, states = torch.zeros_like(past[..., 0]), []
-    for n in range(past.shape[-1]):
-        state = mix(state, past[..., n])
-        states.append(state)
-    return torch.stack(states, dim=-1)

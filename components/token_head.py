@@ -5,6 +5,9 @@ Letters: T positions, D width, Q slots, K codes in a codebook.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,11 +64,12 @@ class DepthHead(nn.Module):
         super().__init__()
         self.alphabet = alphabet
         size, slots = alphabet.codebook_size, alphabet.slots
-        self.earlier = nn.ModuleList(nn.Embedding(size, width) for _ in range(slots - 1))
-        self.blocks = nn.ModuleList(nn.Sequential(ResidualMLP(width, width), RMSNorm(width)) for _ in range(slots - 1))
-        self.to_logits = nn.ModuleList(
-            nn.Linear(width, size + (1 if slot == 0 else 0), bias=False) for slot in range(slots)
-        )
+        earlier = nn.ModuleList(nn.Embedding(size, width) for _ in range(slots - 1))
+        blocks = nn.ModuleList(nn.Sequential(ResidualMLP(width, width), RMSNorm(width)) for _ in range(slots - 1))
+        to_logits = nn.ModuleList(nn.Linear(width, size + (slot == 0), bias=False) for slot in range(slots))
+        self.earlier = cast(Sequence[nn.Embedding], earlier)
+        self.blocks = cast(Sequence[nn.Sequential], blocks)
+        self.to_logits = cast(Sequence[nn.Linear], to_logits)
 
     def slot_logits(self, hidden: Tensor, earlier: Tensor) -> Tensor:
         """Logits of slot q; hidden (…, D), earlier (…, q) codes → (…, K + 1) or, for q > 0, (…, K), fp32."""

@@ -265,8 +265,7 @@ class VectorQuantizer(nn.Module):
         """codes: (S, Q) → the quantized vectors (S, D) that `forward` gave with them."""
         with torch.autocast(codes.device.type, enabled=False):
             if self.config.kind == "fsq":
-                lattice = self.lattice.indices_to_codes(codes.view(1, *codes.shape))[0]
-                return self.project_out(lattice)
+                return self.project_out(F.embedding(codes, self.lattice.implicit_codebook).flatten(1))
             parts = [book.of(codes[:, q]) for q, book in enumerate(self.codebooks)]
             if self.config.kind == "residual_vq":
                 return torch.stack(parts).sum(0)

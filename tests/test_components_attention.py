@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components import sliding_window_attention
+from components.incremental_transformer import IncrementalTransformer
 from components.packing import Packing
 from components.sliding_window_attention import (
     Kernel,
@@ -118,14 +119,14 @@ def test_steps_equal_forward(lengths: list[int], window: int, ahead: int, data: 
     packing = Packing.from_lengths(torch.tensor(lengths))
     x = torch.randn(packing.total, 8)
     expected = model(x, packing)
-    caches, seen = model.empty_caches(len(lengths), ahead, x.device), [0] * len(lengths)
+    incremental, seen = IncrementalTransformer(model, len(lengths), ahead), [0] * len(lengths)
     while rows := [b for b, n in enumerate(lengths) if seen[b] < n]:
         count = data.draw(st.integers(1, min(ahead, *(lengths[b] - seen[b] for b in rows))))
         positions = torch.tensor([[seen[b] + i for i in range(count)] for b in rows])
         at = packing.offsets[rows][:, None] + positions
         strange = positions[:, :1] + torch.arange(data.draw(st.integers(1, ahead)))
-        model.step(torch.randn(*strange.shape, 8), caches, torch.tensor(rows), strange)
-        got = model.step(x[at], caches, torch.tensor(rows), positions)
+        incremental.step(torch.randn(*strange.shape, 8), torch.tensor(rows), strange)
+        got = incremental.step(x[at], torch.tensor(rows), positions)
         torch.testing.assert_close(got, expected[at], atol=1e-5, rtol=1e-4)
         for b in rows:
             seen[b] += count

@@ -4,10 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.incremental import Memory
+from components.incremental_transformer import IncrementalTransformer
 from components.packing import Packing
-from components.token_embedding import TokenEmbedding, ngram_hashes
-from components.token_hash import token_hash
+from components.token_embedding import TokenEmbedding
+from components.token_hash import ngram_hashes, token_hash
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+from components.transformer import SlidingWindowTransformer, TransformerConfig
 
 CODES = Alphabet(16, 3)
 alphabets = pytest.mark.parametrize(("alphabet", "vector_width"), [(BYTES, 0), (CODES, 4)], ids=["bytes", "codes"])
@@ -37,7 +39,9 @@ def bytes_of(*rows: bytes) -> Tokens:
 def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
     embedding, tokens = embedding_of(alphabet, vector_width), tokens_of(lengths, alphabet, vector_width)
     expected = embedding(tokens)
-    memory = Memory(len(lengths), 3, embedding.reach, [], torch.zeros(len(lengths), 1, 1))
+    nothing = SlidingWindowTransformer(TransformerConfig(width=2, layers=0, heads=1))
+    transformer = IncrementalTransformer(nothing, len(lengths), 3)
+    memory = Memory(transformer, embedding.reach, embedding.reach + 3, torch.zeros(len(lengths), 1, 1))
     while (rows := (memory.counts < torch.tensor(lengths)).nonzero()[:, 0]).numel():
         count = min(3, int((torch.tensor(lengths) - memory.counts)[rows].min()))
         at = tokens.packing.offsets[rows][:, None] + memory.counts[rows][:, None] + torch.arange(count)
@@ -96,10 +100,9 @@ def wrap(x: int) -> int:
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=4))
 def test_the_hash_is_64_bit_arithmetic(ids: list[int]) -> None:
-    state = 0
-    for value in ids:
-        state = wrap((state ^ (value + 1)) * -7046029254386353131)
-        state = wrap((state ^ ((state >> 29) & 0x7FFFFFFFF)) * 6364136223846793005)
+    state = wrap(sum((value + 1) * 6364136223846793005**slot for slot, value in enumerate(ids)))
+    state = wrap(state * -7046029254386353131)
+    state = wrap((state ^ ((state >> 29) & 0x7FFFFFFFF)) * 6364136223846793005)
     assert token_hash(torch.tensor([ids])).item() == state
 
 

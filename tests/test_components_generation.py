@@ -1,7 +1,6 @@
-import copy
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from tiny_models import SHAPES, random_text, rows_of, tiny_model
 
 from components import drafting
 from components.drafting import Drafts
+from components.folded import FoldedDepthHead
 from components.generation import stream_bytes
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
 from components.incremental import IncrementalModel
@@ -31,17 +31,18 @@ def model_of(shape: str) -> HierarchicalAutoencoder:
     return MODELS[shape]
 
 
-def ending_model(shape: str) -> HierarchicalAutoencoder:
-    """Every byte and every code is followed by the end."""
-    model = copy.deepcopy(model_of(shape))
-    hidden = torch.ones(1, model.byte_head.to_logits[0].in_features)
-    model.byte_head.to_logits[0].register_forward_hook(always_the_end)
-    model.top.head.to_logits[0].register_forward_hook(always_the_end)
-    assert model.byte_head.slot_logits(hidden, torch.zeros(1, 0)).argmax() == BYTES.codebook_size
-    return model
+def with_first_slots(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Changes the logits of the first slot in every head that generation asks, where the end is the last class."""
+    ask = FoldedDepthHead.slot_logits
+
+    def changed(self: FoldedDepthHead, hidden: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
+        logits = ask(self, hidden, earlier)
+        return logits if earlier.shape[-1] else change(logits)
+
+    monkeypatch.setattr(FoldedDepthHead, "slot_logits", changed)
 
 
-def always_the_end(_: torch.nn.Module, __: object, logits: torch.Tensor) -> torch.Tensor:
+def always_the_end(logits: torch.Tensor) -> torch.Tensor:
     logits = torch.zeros_like(logits)
     logits[..., -1] = 50.0
     return logits
@@ -98,22 +99,24 @@ def test_a_seed_repeats_the_text_and_another_does_not(shape: str, mode: str) -> 
 
 @some_shapes
 @every_mode
-def test_the_end_ends_the_text(shape: str, mode: str) -> None:
-    out = ending_model(shape).generate_bytes(PROMPTS, mode=mode, max_new_bytes=30, seed=0)
+def test_the_end_ends_the_text(shape: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_first_slots(monkeypatch, always_the_end)
+    out = model_of(shape).generate_bytes(PROMPTS, mode=mode, max_new_bytes=30, seed=0)
     assert out == [b""] * len(PROMPTS)
 
 
 @some_shapes
-def test_rows_end_by_themselves(shape: str) -> None:
+def test_rows_end_by_themselves(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's own sampling, with the end made likely: rows of one batch end at different places."""
-    model = copy.deepcopy(model_of(shape))
-    model.byte_head.to_logits[0].register_forward_hook(likely_end)
-    out = model.generate_bytes(PROMPTS * 4, mode="exact", max_new_bytes=60, temperature=1.0, top_p=1.0, seed=0)
+    with_first_slots(monkeypatch, likely_end)
+    out = model_of(shape).generate_bytes(
+        PROMPTS * 4, mode="exact", max_new_bytes=60, temperature=1.0, top_p=1.0, seed=0
+    )
     assert len({len(text) for text in out}) > 2
     assert max(map(len, out)) < 60
 
 
-def likely_end(_: torch.nn.Module, __: object, logits: torch.Tensor) -> torch.Tensor:
+def likely_end(logits: torch.Tensor) -> torch.Tensor:
     end = logits[..., :-1].logsumexp(-1, keepdim=True) - 1
     return torch.cat([logits[..., :-1], end], dim=-1)
 

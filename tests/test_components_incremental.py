@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import SHAPES, random_text, rows_of, tiny_model
 
+from components import incremental
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
 from components.incremental import IncrementalModel
 from components.tokens import pack_bytes
@@ -93,4 +94,20 @@ def test_memory_does_not_grow_with_the_text(shape: str) -> None:
     at_first = state.nbytes
     state.prefill([random_text(random.Random(0), 300)])
     assert state.nbytes == at_first
-    assert all(ring.data.shape[1] <= 5 + AHEAD + 5 for memory in state.memories for ring in memory.rings())
+    heads = 2  # keys and values have slots for each
+    assert all(ring.data.shape[1] <= heads * (5 + AHEAD + 5) for memory in state.memories for ring in memory.rings())
+
+
+def test_codes_are_those_of_a_model_that_remembers_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text that repeats its segments, with room for all of them and for hardly any."""
+    text = b"one two one two three one two three " * 4
+    for shape in ("threshold", "threshold-fixed"):
+        made = []
+        for room in (4096, 1):
+            monkeypatch.setattr(incremental, "_KNOWN", room)
+            state = IncrementalModel(model_of(shape), 1, AHEAD)
+            state.prefill([text])
+            made.append((state.hidden(torch.arange(1)), len(state.levels[0].known)))
+        (hidden, many), (again, few) = made
+        torch.testing.assert_close(hidden, again)
+        assert few < many < len(text) / 4

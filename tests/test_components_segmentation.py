@@ -115,7 +115,7 @@ def test_steps_find_the_same_boundaries(rule: str, row: Row, data: st.DataObject
         begins, states = segmenter.step(state, ids, ids >= 256, entropy)
         assert begins[0].tolist() == expected[known + 1 : known + 1 + count]
         kept = data.draw(st.integers(1, count))
-        parts = (states.entropy, states.run, states.spacelike)
+        parts = (states.entropy, states.run, states.token)
         state, known = SegmentationState(*(part[:, kept - 1] for part in parts)), known + kept
 
 

@@ -41,8 +41,8 @@ class HierarchicalAELM(ByteLM):
     checkpoint: a file that a training wrote. scoring: `exact`, −log p(x) of the predict path, the scores of a
     continuation's pieces adding up; or `two_part`, −log p(codes) − log p(bytes | codes), an upper bound of what the
     continuation costs (see two_part_scores). max_length: see ByteLM; by default 8 times the rows it was trained on,
-    up to where bits per byte were seen not to rise: attention windows set no bound of their own. dtype: float32, or
-    bfloat16 for autocast, in which batches agree less closely. generation: mode of generate_until, see
+    up to where bits per byte were seen not to rise: attention windows set no bound of their own. dtype: of scoring,
+    float32, or bfloat16 for autocast, in which batches agree less closely. generation: mode of generate_until, see
     GenerationConfig. device, batch_size, max_batch_size: see ByteLM.
 
     Raises ValueError for an argument that is unknown or out of range, CheckpointError for the checkpoint.
@@ -90,8 +90,7 @@ class HierarchicalAELM(ByteLM):
             yield replace(window, context=b"") if self.scoring == "two_part" else window
 
     def write(self, prompts: list[bytes], config: GenerationConfig) -> list[bytes]:
-        with self._precision():
-            return generate_bytes(self.model, prompts, replace(config, mode=self.generation))  # type: ignore[arg-type]
+        return generate_bytes(self.model, prompts, replace(config, mode=self.generation))  # type: ignore[arg-type]
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness adds to its results' `config`."""

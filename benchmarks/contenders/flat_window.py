@@ -19,8 +19,8 @@ from benchmarks.contenders.base import (
     prompt_rows,
     sample_bytes,
 )
+from components.incremental_transformer import IncrementalTransformer
 from components.packing import Packing
-from components.sliding_window_attention import AttentionCache
 from components.transformer import SlidingWindowTransformer, TransformerConfig
 
 _WINDOW = 256
@@ -58,22 +58,24 @@ class FlatWindow(Contender):
     @torch.no_grad()
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
         rows = prompt_rows(prompts)
-        caches = self.transformer.empty_caches(len(rows), 1, rows.device)
+        transformer = IncrementalTransformer(self.transformer, len(rows), 1)
         for position, byte in enumerate(rows.T):
-            logits = self._step(byte, position, caches)
-        return self._sample(logits, rows.shape[1], caches, new_bytes)
+            logits = self._step(byte, position, transformer)
+        return self._sample(logits, rows.shape[1], transformer, new_bytes)
 
     @torch.no_grad()
-    def _sample(self, logits: Tensor, position: int, caches: list[AttentionCache], new_bytes: int) -> Iterator[int]:
+    def _sample(
+        self, logits: Tensor, position: int, transformer: IncrementalTransformer, new_bytes: int
+    ) -> Iterator[int]:
         for _ in range(new_bytes):
-            logits = self._step(sample_bytes(logits), position, caches)
+            logits = self._step(sample_bytes(logits), position, transformer)
             position += 1
             yield len(logits)
 
-    def _step(self, byte: Tensor, position: int, caches: list[AttentionCache]) -> Tensor:
+    def _step(self, byte: Tensor, position: int, transformer: IncrementalTransformer) -> Tensor:
         """One more byte (B,) of every row → (B, V) logits of the next."""
         all_rows, positions = torch.arange(len(byte)), torch.full((len(byte), 1), position)
-        x = self.transformer.step(self.embedding(byte)[:, None], caches, all_rows, positions)
+        x = transformer.step(self.embedding(byte)[:, None], all_rows, positions)
         return self.to_logits(x[:, 0])
 
 

@@ -1,0 +1,84 @@
+"""The modules' functions in fewer operations, for steps of a token or a few, where each operation costs more than its
+arithmetic: norms are folded into the matrices behind them, and matrices lie as a vector times a matrix reads them.
+
+A folded function holds a copy of the weights as they were when it was made, in fp32; it equals its module but for
+rounding, and has no gradients.
+
+Letters: T tokens, D width, Q slots, K codes in a codebook.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.token_head import DepthHead
+from components.transformer import ResidualMLP, RMSNorm
+
+
+class FoldedNorm:
+    """RMSNorm without its gain: `matrix` is what takes the gain in."""
+
+    @torch.no_grad()
+    def __init__(self, norm: RMSNorm) -> None:
+        gain = norm.gain.float()
+        self.gain = gain * len(gain) ** 0.5
+        self.floor = gain.new_tensor((len(gain) * norm.epsilon) ** 0.5)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The weight (O, D) of a linear layer behind the norm → (D, O) for a unit vector times it."""
+        return transposed(weight * self.gain)
+
+    def unit(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D) of length 1, where x is not about 0."""
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D), what the module gives."""
+        return self.unit(x) * self.gain
+
+
+class FoldedMLP:
+    """ResidualMLP."""
+
+    @torch.no_grad()
+    def __init__(self, block: ResidualMLP) -> None:
+        self.norm = FoldedNorm(block.norm)
+        self.to_hidden = self.norm.matrix(block.mlp.to_hidden.weight)
+        self.to_out = transposed(block.mlp.to_out.weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(T, D) → (T, D)."""
+        gate, value = (self.norm.unit(x) @ self.to_hidden).chunk(2, dim=-1)
+        return torch.addmm(x, F.silu(gate).mul_(value), self.to_out)
+
+
+class FoldedDepthHead:
+    """DepthHead."""
+
+    @torch.no_grad()
+    def __init__(self, head: DepthHead) -> None:
+        self.alphabet = head.alphabet
+        self.earlier = [table.weight for table in head.earlier]
+        self.mlps = [FoldedMLP(cast(ResidualMLP, block[0])) for block in head.blocks]
+        self.norms = [FoldedNorm(cast(RMSNorm, block[1])) for block in head.blocks]
+        first, *others = (layer.weight for layer in head.to_logits)
+        matrices = (norm.matrix(weight) for norm, weight in zip(self.norms, others, strict=True))
+        self.to_logits = [transposed(first), *matrices]
+
+    def slot_logits(self, hidden: Tensor, earlier: Tensor) -> Tensor:
+        """Logits of slot q; hidden (T, D), earlier (T, q) codes → (T, K + 1) or, for q > 0, (T, K)."""
+        slot = earlier.shape[-1]
+        if not slot:
+            return hidden @ self.to_logits[0]
+        for table, codes in zip(self.earlier, earlier.unbind(-1), strict=False):  # of the slots so far
+            hidden = hidden + F.embedding(codes, table)
+        return self.norms[slot - 1].unit(self.mlps[slot - 1](hidden)) @ self.to_logits[slot]
+
+
+def transposed(weight: Tensor) -> Tensor:
+    """The weight (O, D) of a linear layer → (D, O) fp32, row by row: read once, in order, for one vector."""
+    return weight.detach().float().t().contiguous()

@@ -1,0 +1,113 @@
+"""SlidingWindowTransformer for tokens that come a few at a time, with what it remembers of the ones before.
+
+Keys and values lie in rings of the window and some slots more, so that several tokens can be written at once, and
+taken back again by writing others at their positions. Memory does not grow with the text.
+
+Letters: B rows of the memory, R rows that take a step, n tokens a row, T = R·n, C slots, H heads, d width of a head,
+D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.folded import FoldedMLP, FoldedNorm, transposed
+from components.ring import Ring, ring_of
+from components.sliding_window_attention import rotary_frequencies
+from components.transformer import SlidingWindowTransformer, TransformerBlock
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the next n tokens of R rows go, and what they see: the same for all layers.
+
+    rows: (R,) ascending. slots: (T, H) in the rings of all rows and heads, one behind the other. mask: (R, 1, n, C) to
+    be added to the scores. turns: (T, 1, d/2) rotary positions as complex numbers.
+    """
+
+    rows: Tensor
+    slots: Tensor
+    mask: Tensor
+    turns: Tensor
+
+
+class IncrementalTransformer:
+    """The tokens read so far of B rows, each beginning with nothing, for steps of up to `ahead` tokens."""
+
+    def __init__(self, transformer: SlidingWindowTransformer, rows: int, ahead: int) -> None:
+        self.config, self.slots = transformer.config, transformer.config.window + ahead
+        self.blocks = [_IncrementalBlock(block, rows, self.slots) for block in transformer.blocks]
+        self.norm = FoldedNorm(transformer.norm)
+        device = self.norm.gain.device
+        self.slot = torch.arange(self.slots, device=device)
+        self.head = torch.arange(self.config.heads, device=device) * self.slots
+        self.radius, self.hidden = torch.ones((), device=device), torch.tensor(float("-inf"), device=device)
+
+    def rings(self) -> list[Ring]:
+        return [ring for block in self.blocks for ring in (block.keys, block.values)]
+
+    def step(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """x: (R, n, D), tokens at consecutive positions (R, n) of the rows (R,), ascending → (R, n, D).
+
+        What was written at these positions or after them before is forgotten; with that, it equals `forward` of the
+        whole rows.
+        """
+        places, flat = self._places(rows, positions), x.flatten(0, 1).float()
+        for block in self.blocks:
+            flat = block.step(flat, places)
+        return self.norm(flat).view(x.shape)
+
+    def _places(self, rows: Tensor, positions: Tensor) -> _Places:
+        """C ≥ window + n - 1, so that what the tokens overwrite is out of sight of all of them: seen from a token, the
+        slots of later ones, and of such as were taken back, are those of tokens almost C places before it."""
+        distance = (positions[:, :, None] - self.slot) % self.slots  # (R, n, C)
+        seen = (positions + 1).clamp(max=self.config.window)  # tokens, the row's first ones being all there are
+        mask = torch.where(distance < seen[:, :, None], 0.0, self.hidden)[:, None]
+        angles = positions.flatten()[:, None, None] * rotary_frequencies(self.config.head_width, positions.device)
+        first = rows[:, None] * (self.config.heads * self.slots) + positions % self.slots
+        return _Places(rows, first.flatten()[:, None] + self.head, mask, torch.polar(self.radius, angles))
+
+
+class _IncrementalBlock:
+    """TransformerBlock with its keys and values: rings (B, H·C, d), a head's slots side by side, as attention is
+    several times as fast so."""
+
+    @torch.no_grad()
+    def __init__(self, block: TransformerBlock, rows: int, slots: int) -> None:
+        attention, self.norm = block.attention, FoldedNorm(block.norm)
+        self.heads, self.head_width = attention.heads, attention.head_width
+        self.to_qkv = self.norm.matrix(_with_pairs(attention.to_qkv.weight, self.head_width))
+        self.to_out = transposed(attention.to_out.weight)
+        self.mlp = FoldedMLP(block.mlp)
+        shape = (rows, self.heads * slots, self.head_width)
+        self.keys, self.values = (ring_of(0.0, *shape, device=self.to_out.device) for _ in range(2))
+
+    def step(self, x: Tensor, places: _Places) -> Tensor:
+        """(T, D) → (T, D)."""
+        qkv = (self.norm.unit(x) @ self.to_qkv).view(len(x), 3 * self.heads, self.head_width)
+        q, k = _turned(qkv[:, : 2 * self.heads], places.turns).chunk(2, dim=1)
+        self.keys.write(places.slots, k)
+        self.values.write(places.slots, qkv[:, 2 * self.heads :])
+        shape = (len(places.rows), self.heads, -1, self.head_width)
+        q = q.reshape(shape[0], -1, *q.shape[1:]).transpose(1, 2)
+        keys, values = self.keys.of(places.rows).view(shape), self.values.of(places.rows).view(shape)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=places.mask)
+        return self.mlp(torch.addmm(x, out.transpose(1, 2).reshape(x.shape), self.to_out))
+
+
+def _with_pairs(weight: Tensor, head_width: int) -> Tensor:
+    """The weight (3·D, D) of queries, keys and values, such that the two numbers of q and k which are turned together
+    lie side by side. `rotate` has them half a head apart; products of q and k are the same either way."""
+    qk, v = weight.split([len(weight) * 2 // 3, len(weight) // 3])
+    halves = qk.view(-1, 2, head_width // 2, weight.shape[1])
+    return torch.cat([halves.transpose(1, 2).reshape(qk.shape), v])
+
+
+def _turned(x: Tensor, turns: Tensor) -> Tensor:
+    """(T, H, d), pairs side by side, by turns (T, 1, d/2)."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2)
