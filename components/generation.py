@@ -30,6 +30,7 @@ from components.tokens import BYTES
 
 _AHEAD = 32  # bytes that are read at once
 _BLOCK = 16  # codes that are decoded at once
+_PATIENCE = 3  # rows that wait for each row that goes on
 
 
 @dataclass(frozen=True)
@@ -112,32 +113,39 @@ class _Generation:
     def write_bytes(self, *, until_boundary: bool) -> Iterator[Piece]:
         """Samples bytes for every row until its text ends, or until the text is at a boundary of all levels."""
         rows = self._to_go(until_boundary)
-        if not len(rows):
-            return
-        byte = self._choose(rows, self.state.hidden(rows)[:, None], [b""] * len(rows))[:, 0]
-        while len(rows):
+        byte = self._choose_next(rows)
+        while len(rows) or self.state.waiting.any():
             self._write(rows, [[value] for value in byte.tolist()])
             yield from self._pieces()
-            rows, byte = self._drop_ended(rows, byte)
-            if not len(rows):
-                return
-            byte = self._advance(rows, byte)
+            rows, byte = self._advance(*self._drop_ended(rows, byte), until_boundary)
             yield from self._pieces()
-            rows, byte = self._drop_ended(rows, byte)
-            if until_boundary:
-                going = self.state.open_tokens(rows).any(1)
-                rows, byte = rows[going], byte[going]
 
-    def _advance(self, rows: Tensor, byte: Tensor) -> Tensor:
-        """Reads the byte (R,) of each row, and what follows as far as it was guessed → (R,) the byte after that."""
-        if self.drafts is None:
-            return self._read_on(rows, byte, [b""] * len(rows))
-        guesses, following = self.drafts.propose(rows, byte.tolist()), torch.empty_like(byte)
-        for with_guess in (False, True):  # a row without a guess does not pay for the length of another's
-            index = [i for i, guess in enumerate(guesses) if bool(guess) == with_guess]
-            if index:
-                following[index] = self._read_on(rows[index], byte[index], [guesses[i] for i in index])
-        return following
+    def _advance(self, rows: Tensor, byte: Tensor, until_boundary: bool) -> tuple[Tensor, Tensor]:
+        """Reads the byte (R,) of each row, and what was guessed behind it → the rows that go on, and (R,) their bytes
+        after that.
+
+        Rows that complete a segment without a guess wait until enough of them do.
+        """
+        guesses = self.drafts.propose(rows, byte.tolist()) if self.drafts else [b""] * len(rows)
+        index = [i for i, guess in enumerate(guesses) if guess]
+        guessed, following = rows[index], byte[:0]
+        if index:  # a row without a guess does not pay for the length of another's
+            following = self._read_on(guessed, byte[index], [guesses[i] for i in index])
+        index = [i for i, guess in enumerate(guesses) if not guess]
+        going = self._read_byte(rows[index], byte[index]) if index else rows[:0]
+        if int(self.state.waiting.sum()) > _PATIENCE * (len(guessed) + len(going)):
+            more = self.state.catch_up()
+            going = torch.cat([going, more[self.state.open_tokens(more).any(1)] if until_boundary else more])
+        following = torch.cat([following, self._choose_next(going)])
+        rows, order = torch.cat([guessed, going]).sort()
+        return rows, following[order]
+
+    def _read_byte(self, rows: Tensor, byte: Tensor) -> Tensor:
+        """Reads a byte for each row → those that go on at once."""
+        if self.drafts:
+            for row, value in zip(rows.tolist(), byte.tolist(), strict=True):
+                self.drafts.came_true(row, value, b"")
+        return self.state.read_byte(rows, byte)
 
     def _read_on(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> Tensor:
         """Reads a byte and a guess for each row, takes back what of the guess is wrong → (R,) the byte behind it."""
@@ -147,17 +155,19 @@ class _Generation:
         guessed = torch.tensor(padded, dtype=byte.dtype, device=rows.device).view(len(rows), longest)
         hidden = self.state.read(rows, torch.cat([byte[:, None], guessed], dim=1), lengths + 1)
         choices = self._choose(rows, hidden, guesses)  # (R, n + 1)
-        if longest:
-            inside = torch.arange(longest, device=rows.device) < lengths[:, None]
-            right = ((choices[:, :-1] == guessed) & inside).long().cumprod(1).sum(1)  # (R,)
-            self.state.take_back(rows, lengths - right)
-            guesses = [guess[:count] for guess, count in zip(guesses, right.tolist(), strict=True)]
-            self._write(rows, [list(guess) for guess in guesses])
-            choices = choices.gather(1, right[:, None])
+        inside = torch.arange(longest, device=rows.device) < lengths[:, None]
+        right = ((choices[:, :-1] == guessed) & inside).long().cumprod(1).sum(1)  # (R,)
+        self.state.take_back(rows, lengths - right)
+        guesses = [guess[:count] for guess, count in zip(guesses, right.tolist(), strict=True)]
+        self._write(rows, [list(guess) for guess in guesses])
         if self.drafts:
             for row, first, guess in zip(rows.tolist(), byte.tolist(), guesses, strict=True):
                 self.drafts.came_true(row, first, guess)
-        return choices[:, 0]
+        return choices.gather(1, right[:, None])[:, 0]
+
+    def _choose_next(self, rows: Tensor) -> Tensor:
+        """(R,) the next byte of each row."""
+        return self._choose(rows, self.state.hidden(rows)[:, None], [b""] * len(rows))[:, 0] if len(rows) else rows
 
     def _choose(self, rows: Tensor, hidden: Tensor, guesses: list[bytes]) -> Tensor:
         """hidden (R, n, D) behind the text of each row and the first 0 … n - 1 bytes of a guess → (R, n) choices."""

@@ -10,6 +10,7 @@ Letters: B rows of the state, R rows that take a step, n tokens a row, Q slots, 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -102,11 +103,34 @@ class LevelMemory(Memory):
         return SegmentationState(self.entropy.read(place), cuts[:, 0], self.ids.read(place)[:, 0]), cuts[:, 1]
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """Tokens of a level that have come in, cut into segments.
+
+    lengths: (R,) how many of each row count. ends: (R, n) whether a segment ends with each. first: (R, n) where the
+    segment of each begins. complete: (R, n) segments of the row that are complete after each.
+    """
+
+    tokens: NextTokens
+    lengths: Tensor
+    ends: Tensor
+    first: Tensor
+    complete: Tensor
+
+    def of(self, index: Tensor) -> _Cut:
+        """That of some of the rows, by their places among them."""
+        parts = (self.lengths, self.ends, self.first, self.complete)
+        return _Cut(self.tokens.of(index), *(part[index] for part in parts))
+
+
 class IncrementalModel:
     """A model with the state of B rows of text, every row beginning with BOS.
 
     `read` takes in bytes, `hidden` tells what is known of the next one, `take_back` undoes the last of them.
     ahead: the most tokens that are read, or taken back, at once.
+
+    Rows complete segments at different times, and the levels above cost less a row when they run for many. `read_byte`
+    therefore leaves rows that complete one waiting, (B,) bool, and of these nothing can be asked till `catch_up`.
     """
 
     @torch.no_grad()
@@ -121,6 +145,7 @@ class IncrementalModel:
         for level in reversed(model.levels):
             above = self.memories[0]
             self.levels.insert(0, LevelMemory(level, ahead, above.upcoming(every)[:, None]))
+        self.waiting = torch.zeros_like(every, dtype=torch.bool)
         self.read(every, torch.full((rows, 1), BYTES.bos, device=self.device), torch.ones_like(every))
 
     @property
@@ -135,6 +160,7 @@ class IncrementalModel:
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows but these (R,), ascending, which become 0 … R - 1."""
+        self.waiting = self.waiting[rows]
         for memory in self.memories:
             memory.keep(rows)
 
@@ -155,6 +181,31 @@ class IncrementalModel:
         rows: (R,) ascending. ids: (R, n), of which the first `lengths` (R,) of each row count.
         """
         return self._read(0, rows, ids[:, :, None], None, lengths)
+
+    @torch.no_grad()
+    def read_byte(self, rows: Tensor, byte: Tensor) -> Tensor:
+        """Takes in one byte (R,) of some rows (R,), ascending → those of the rows that go on; the others wait."""
+        cut = self._cut(0, self.levels[0].enter(rows, byte[:, None, None], None), torch.ones_like(rows))
+        ended = cut.ends[:, 0]
+        if ended.any():
+            self.waiting[rows] = ended
+            cut = cut.of((~ended).nonzero()[:, 0])
+        if len(cut.lengths):
+            self._go_on(0, cut)
+        return cut.tokens.rows
+
+    @torch.no_grad()
+    def catch_up(self) -> Tensor:
+        """Sends the segments of all rows that wait up → these rows, ascending, which go on."""
+        rows, memory = self.waiting.nonzero()[:, 0], self.levels[0]
+        self.waiting[:] = False
+        last = memory.ids.read(places_of(rows, memory.counts[rows], memory.slots))[:, None]
+        first, complete = memory.last(rows)[1][:, None], self.memories[1].counts[rows][:, None] + 1
+        ends = torch.ones_like(first, dtype=torch.bool)
+        cut = _Cut(memory.enter(rows, last, None), torch.ones_like(rows), ends, first, complete)
+        self._send_up(0, cut)
+        self._go_on(0, cut)
+        return rows
 
     def hidden(self, rows: Tensor) -> Tensor:
         """(R, D) what `byte_head` makes the distribution of the next byte of."""
@@ -200,34 +251,28 @@ class IncrementalModel:
         memory = self.memories[i]
         tokens = memory.enter(rows, ids, vectors)
         if i == len(self.levels):
-            before = self.model.top.step(tokens, memory.transformer)
-        else:
-            complete = self._complete_segments(i, tokens, lengths)
-            above = self.memories[i + 1]
-            context = above.before.read(places_of(rows, complete, above.slots))
-            before = self.model.levels[i].expander.step(context, tokens, memory.transformer)
-        memory.before.write(places_of(rows, tokens.positions + 1, memory.slots), before)
-        memory.counts[rows] += lengths
+            return self._know(memory, tokens, lengths, self.model.top.step(tokens, memory.transformer))
+        cut = self._cut(i, tokens, lengths)
+        self._send_up(i, cut)
+        return self._go_on(i, cut)
+
+    def _go_on(self, i: int, cut: _Cut) -> Tensor:
+        """Tokens of level i have been cut, and the segments that they complete sent up → what is known after each."""
+        memory, above, tokens = self.levels[i], self.memories[i + 1], cut.tokens
+        context = above.before.read(places_of(tokens.rows, cut.complete, above.slots))
+        before = self.model.levels[i].expander.step(context, tokens, memory.transformer)
+        return self._know(memory, tokens, cut.lengths, before)
+
+    def _know(self, memory: Memory, tokens: NextTokens, lengths: Tensor, before: Tensor) -> Tensor:
+        memory.before.write(places_of(tokens.rows, tokens.positions + 1, memory.slots), before)
+        memory.counts[tokens.rows] += lengths
         return before
 
-    def _complete_segments(self, i: int, tokens: NextTokens, lengths: Tensor) -> Tensor:
-        """Cuts the tokens into segments and sends the complete ones one level up → (R, n) how many there are then."""
-        memory, rows, positions = self.levels[i], tokens.rows, tokens.positions
-        ends, run, begin = self._cut(i, tokens, lengths)
-        before = self.memories[i + 1].counts[rows][:, None]
-        complete = before + ends.cumsum(1)
-        begins = torch.where(ends, positions + 1, begin[:, None]).cummax(1).values
-        memory.cuts.write(places_of(rows, positions, memory.slots), torch.stack([run, begins, complete], dim=-1))
-        row, place = ends.nonzero().unbind(1)
-        if len(row):
-            first = torch.cat([begin[:, None], begins[:, :-1]], dim=1)[row, place]
-            self._send_up(i, rows, row, first, positions[row, place] + 1 - first)
-        return complete
-
-    def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, n) whether a segment ends with each token, (R, n) the rule's run, (R,) where the open segment begins."""
+    def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> _Cut:
+        """Cuts tokens of level i, of which the first `lengths` (R,) of each row count, into segments."""
         compressor, memory = self.model.levels[i].compressor, self.levels[i]
-        rows, places = tokens.rows, places_of(tokens.rows, tokens.positions, memory.slots)
+        rows, positions = tokens.rows, tokens.positions
+        places = places_of(rows, positions, memory.slots)
         last, begin = memory.last(rows)
         memory.ids.write(places, tokens.ids)
         if memory.vectors is not None and tokens.vectors is not None:
@@ -239,15 +284,21 @@ class IncrementalModel:
         special = token >= compressor.alphabet.codebook_size
         ends, state = compressor.segmenter.step(last, token, special, entropy)
         memory.entropy.write(places, state.entropy)
-        return ends & (torch.arange(token.shape[1], device=self.device) < lengths[:, None]), state.run, begin
+        ends = ends & (torch.arange(token.shape[1], device=self.device) < lengths[:, None])
+        complete = self.memories[i + 1].counts[rows][:, None] + ends.cumsum(1)
+        begins = torch.where(ends, positions + 1, begin[:, None]).cummax(1).values
+        memory.cuts.write(places, torch.stack([state.run, begins, complete], dim=-1))
+        first = torch.cat([begin[:, None], begins[:, :-1]], dim=1)
+        return _Cut(tokens, lengths, ends, first, complete)
 
-    def _send_up(self, i: int, rows: Tensor, row: Tensor, first: Tensor, lengths: Tensor) -> None:
-        """Makes codes of complete segments, S of them, and reads them one level up.
-
-        row: (S,) each segment's index into `rows`, ascending. first, lengths: (S,) where it lies in its row.
-        """
-        memory, compressor = self.levels[i], self.model.levels[i].compressor
-        packing = Packing.from_lengths(lengths)
+    def _send_up(self, i: int, cut: _Cut) -> None:
+        """Makes codes of the segments of level i that are complete, S of them, and reads them one level up."""
+        memory, compressor, rows = self.levels[i], self.model.levels[i].compressor, cut.tokens.rows
+        row, place = cut.ends.nonzero().unbind(1)  # (S,)
+        if not len(row):
+            return
+        first = cut.first[row, place]
+        packing = Packing.from_lengths(cut.tokens.positions[row, place] + 1 - first)
         places = places_of(rows[row][packing.rows], first[packing.rows] + packing.positions, memory.slots)
         vectors = memory.vectors.read(places) if memory.vectors is not None else None
         codes = self._codes(i, Tokens(memory.ids.read(places), packing, compressor.alphabet, vectors))

@@ -59,6 +59,11 @@ class NextTokens:
     ngrams: Tensor
     vectors: Tensor | None
 
+    def of(self, index: Tensor) -> NextTokens:
+        """Those of some of the rows, by their places among them."""
+        rows, positions, ids, ngrams = (x[index] for x in (self.rows, self.positions, self.ids, self.ngrams))
+        return NextTokens(rows, positions, ids, ngrams, self.vectors[index] if self.vectors is not None else None)
+
 
 @dataclass(frozen=True)
 class Tokens:

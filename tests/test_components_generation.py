@@ -169,6 +169,7 @@ def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
     """The incremental states that generation makes, each with `reads`: for each call of `read`, how many rows."""
     made: list[IncrementalModel] = []
     begin, read, read_codes = IncrementalModel.__init__, IncrementalModel.read, IncrementalModel.read_codes
+    read_byte = IncrementalModel.read_byte
 
     def remember(self: IncrementalModel, *arguments: object) -> None:
         self.reads: list[int] = []  # type: ignore[attr-defined]
@@ -179,12 +180,17 @@ def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
         self.reads.append(len(rows))
         return read(self, rows, *rest)
 
+    def count_byte(self: IncrementalModel, rows: torch.Tensor, byte: torch.Tensor) -> torch.Tensor:
+        self.reads.append(len(rows))
+        return read_byte(self, rows, byte)
+
     def count_codes(self: IncrementalModel, rows: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         self.reads.append(len(rows))
         return read_codes(self, rows, *rest)
 
     monkeypatch.setattr(IncrementalModel, "__init__", remember)
     monkeypatch.setattr(IncrementalModel, "read", count_read)
+    monkeypatch.setattr(IncrementalModel, "read_byte", count_byte)
     monkeypatch.setattr(IncrementalModel, "read_codes", count_codes)
     yield made
 
