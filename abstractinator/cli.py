@@ -62,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="train | generate | evaluate | info")
 
     train = commands.add_parser(
-        "train", help="train a model", description="Trains a model; Ctrl-C writes a checkpoint."
+        "train",
+        prog=_called("train"),
+        help="train a model",
+        description="Trains a model; Ctrl-C writes a checkpoint.",
     )
     train.add_argument(
         "--config", type=Path, help="a Python file with one literal, exp_config = {…} (default: ./config.py, if there)"
@@ -73,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = commands.add_parser("generate", help="continue a prompt", description="Continues a prompt.")
     generate.add_argument("checkpoint", help="a checkpoint_step*.pt")
-    generate.add_argument("prompt", help="text to continue; - reads it from standard input")
+    generate.add_argument(
+        "prompt", help="text to continue; - reads it from standard input, and -- goes before one that begins with -"
+    )
     generate.add_argument("--mode", choices=("plan", "exact", "speculative"), default="plan", help="see the README")
     generate.add_argument("--max-new-bytes", type=int, default=256)
     generate.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
@@ -89,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
+        prog=_called("evaluate"),
         help="run lm-evaluation-harness",
         description="Runs tasks of lm-evaluation-harness on a checkpoint, or on any of the harness's own models.",
     )
@@ -100,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="settings and progress as JSON")
     info.set_defaults(command=_info)
     return parser
+
+
+def _called(command: str) -> str:
+    """How the command was called: by its script in the project's folder, or as installed."""
+    script = Path(sys.argv[0]).name
+    return f"python {script}" if script == f"{command}.py" else f"abstractinator {command}"
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -129,10 +141,11 @@ def _generate(options: argparse.Namespace) -> int:
     from abstractinator.data import text_to_bytes
     from abstractinator.device import pick_device
     from abstractinator.training.run_state import load_model
-    from components.generation import stream_bytes
+    from components.generation import check_prompts, stream_bytes
     from components.sampling import GenerationConfig
 
     prompt = sys.stdin.buffer.read() if options.prompt == "-" else text_to_bytes(options.prompt)
+    check_prompts([prompt])
     config = GenerationConfig(
         mode=options.mode,
         max_new_bytes=options.max_new_bytes,

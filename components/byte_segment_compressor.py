@@ -157,10 +157,9 @@ class ByteSegmentCompressor(nn.Module):
         codes = Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each])
         return Encoded(codes, vectors, distinct, loss)
 
-    def encode_each(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None = None) -> Tokens:
-        """The codes of `encode`, for a few segments that need not be compared with each other."""
-        ids, vectors, _ = self._quantize(tokens, segments, expander)
-        return Tokens(ids, segments.packing, self.code_alphabet, vectors)
+    def encode_each(self, tokens: Tokens, segments: Segments) -> Tensor:
+        """(S, Q) the codes of `encode`, for a few segments that need not be compared with each other."""
+        return self._quantize(tokens, segments, None)[0]
 
     def _quantize(
         self, tokens: Tokens, segments: Segments, expander: CodeExpander | None

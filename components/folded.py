@@ -1,7 +1,7 @@
 """The modules' functions in fewer operations, for steps of a token or a few, where each operation costs more than its
 arithmetic: norms are folded into the matrices behind them, and matrices lie as a vector times a matrix reads them.
 
-A folded function holds a copy of the weights as they were when it was made, in fp32; it equals its module but for
+A folded function computes in fp32 with the weights as they were when it was made; it equals its module but for
 rounding, and has no gradients.
 
 Letters: T tokens, D width, Q slots, K codes in a codebook.
@@ -61,8 +61,7 @@ class FoldedDepthHead:
 
     @torch.no_grad()
     def __init__(self, head: DepthHead) -> None:
-        self.alphabet = head.alphabet
-        self.earlier = [table.weight for table in head.earlier]
+        self.earlier = [table.weight.detach().float() for table in head.earlier]
         self.mlps = [FoldedMLP(cast(ResidualMLP, block[0])) for block in head.blocks]
         self.norms = [FoldedNorm(cast(RMSNorm, block[1])) for block in head.blocks]
         first, *others = (layer.weight for layer in head.to_logits)

@@ -30,7 +30,7 @@ from components.tokens import BYTES
 
 _AHEAD = 32  # bytes that are read at once
 _BLOCK = 16  # codes that are decoded at once
-_PATIENCE = 3  # rows that wait for each row that goes on
+_WAITING_FOR_ONE = 3  # rows that may wait for one that goes on
 
 
 @dataclass(frozen=True)
@@ -53,44 +53,54 @@ def generate_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config:
     return [bytes(text) for text in texts]
 
 
-def stream_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> Iterator[Piece]:
-    """`generate_bytes` piece by piece, as bytes come; a stop string is never among them, not even in part.
-
-    The prompts are read in this call, so that its errors come here; the model stays in eval mode while the iterator
-    is in use.
-    """
+def check_prompts(prompts: list[bytes]) -> None:
+    """Raises ValueError for no prompt, an empty one or one that is not bytes."""
     if not prompts:
         raise ValueError("no prompt was given")
     if wrong := [prompt for prompt in prompts if not isinstance(prompt, bytes)]:
         raise ValueError(f"prompts are bytes, not {type(wrong[0]).__name__}: use text.encode() or bytes(…)")
     if not all(prompts):
         raise ValueError("the prompt is empty; give at least one byte to continue from")
-    with _evaluating(model), torch.inference_mode():
+
+
+def stream_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> Iterator[Piece]:
+    """`generate_bytes` piece by piece, as bytes come; a stop string is never among them, not even in part.
+
+    The prompts are read in this call, so that its errors come here. While the iterator is in use the model stays in
+    eval mode, and its weights must not change.
+    """
+    check_prompts(prompts)
+    with _evaluating(model), _stepping(model):
         generation = _Generation(model, prompts, config)
     return _stream(generation)
 
 
-@torch.inference_mode()
 def _stream(generation: _Generation) -> Iterator[Piece]:
-    with _evaluating(generation.model):
-        if generation.config.mode == "plan":
-            # The prompt's last segment is open: its end is found on the exact path, then codes take over.
-            yield from generation.write_bytes(until_boundary=True)
-            yield from generation.write_codes()
-        else:
-            yield from generation.write_bytes(until_boundary=False)
+    model, pieces = generation.model, generation.pieces()
+    with _evaluating(model):
+        while True:
+            with _stepping(model):  # left before each yield: it must not reach into the caller's code, nor that in here
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
 
 @contextmanager
 def _evaluating(model: HierarchicalAutoencoder) -> Iterator[None]:
-    """In eval mode, and in fp32 whatever stands around."""
     was_training = model.training
     model.eval()
     try:
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            yield
+        yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _stepping(model: HierarchicalAutoencoder) -> Iterator[None]:
+    """Without gradients, and in fp32 whatever stands around."""
+    with torch.inference_mode(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        yield
 
 
 class _Generation:
@@ -110,15 +120,24 @@ class _Generation:
         self.codes: list[deque[tuple[int, ...]]] = [deque(maxlen=window) for _ in prompts]
         self.drafts = Drafts(model, self.state, len(prompts)) if config.mode == "speculative" else None
 
+    def pieces(self) -> Iterator[Piece]:
+        """The continuations as they come."""
+        if self.config.mode == "plan":
+            # The prompt's last segment is open: its end is found on the exact path, then codes take over.
+            yield from self.write_bytes(until_boundary=True)
+            yield from self.write_codes()
+        else:
+            yield from self.write_bytes(until_boundary=False)
+
     def write_bytes(self, *, until_boundary: bool) -> Iterator[Piece]:
         """Samples bytes for every row until its text ends, or until the text is at a boundary of all levels."""
         rows = self._to_go(until_boundary)
         byte = self._choose_next(rows)
         while len(rows) or self.state.waiting.any():
             self._write(rows, [[value] for value in byte.tolist()])
-            yield from self._pieces()
+            yield from self._take()
             rows, byte = self._advance(*self._drop_ended(rows, byte), until_boundary)
-            yield from self._pieces()
+            yield from self._take()
 
     def _advance(self, rows: Tensor, byte: Tensor, until_boundary: bool) -> tuple[Tensor, Tensor]:
         """Reads the byte (R,) of each row, and what was guessed behind it → the rows that go on, and (R,) their bytes
@@ -132,27 +151,21 @@ class _Generation:
         if index:  # a row without a guess does not pay for the length of another's
             following = self._read_on(guessed, byte[index], [guesses[i] for i in index])
         index = [i for i, guess in enumerate(guesses) if not guess]
-        going = self._read_byte(rows[index], byte[index]) if index else rows[:0]
-        if int(self.state.waiting.sum()) > _PATIENCE * (len(guessed) + len(going)):
+        going = self.state.read_byte(rows[index], byte[index]) if index else rows[:0]
+        self._came_true(rows[index], byte[index], [b""] * len(index))
+        if int(self.state.waiting.sum()) > _WAITING_FOR_ONE * len(going):
             more = self.state.catch_up()
             going = torch.cat([going, more[self.state.open_tokens(more).any(1)] if until_boundary else more])
         following = torch.cat([following, self._choose_next(going)])
         rows, order = torch.cat([guessed, going]).sort()
         return rows, following[order]
 
-    def _read_byte(self, rows: Tensor, byte: Tensor) -> Tensor:
-        """Reads a byte for each row → those that go on at once."""
-        if self.drafts:
-            for row, value in zip(rows.tolist(), byte.tolist(), strict=True):
-                self.drafts.came_true(row, value, b"")
-        return self.state.read_byte(rows, byte)
-
     def _read_on(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> Tensor:
         """Reads a byte and a guess for each row, takes back what of the guess is wrong → (R,) the byte behind it."""
         lengths = torch.tensor([len(guess) for guess in guesses], device=rows.device)
         longest = max(map(len, guesses))
         padded = [[*guess, *bytes(longest - len(guess))] for guess in guesses]
-        guessed = torch.tensor(padded, dtype=byte.dtype, device=rows.device).view(len(rows), longest)
+        guessed = torch.tensor(padded, dtype=byte.dtype, device=rows.device)
         hidden = self.state.read(rows, torch.cat([byte[:, None], guessed], dim=1), lengths + 1)
         choices = self._choose(rows, hidden, guesses)  # (R, n + 1)
         inside = torch.arange(longest, device=rows.device) < lengths[:, None]
@@ -160,10 +173,14 @@ class _Generation:
         self.state.take_back(rows, lengths - right)
         guesses = [guess[:count] for guess, count in zip(guesses, right.tolist(), strict=True)]
         self._write(rows, [list(guess) for guess in guesses])
+        self._came_true(rows, byte, guesses)
+        return choices.gather(1, right[:, None])[:, 0]
+
+    def _came_true(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> None:
+        """Of each row a byte was read, and of the guess behind it so much was right."""
         if self.drafts:
             for row, first, guess in zip(rows.tolist(), byte.tolist(), guesses, strict=True):
                 self.drafts.came_true(row, first, guess)
-        return choices.gather(1, right[:, None])[:, 0]
 
     def _choose_next(self, rows: Tensor) -> Tensor:
         """(R,) the next byte of each row."""
@@ -171,7 +188,9 @@ class _Generation:
 
     def _choose(self, rows: Tensor, hidden: Tensor, guesses: list[bytes]) -> Tensor:
         """hidden (R, n, D) behind the text of each row and the first 0 … n - 1 bytes of a guess → (R, n) choices."""
-        logits = self.state.byte_head.slot_logits(hidden, rows.new_zeros(*hidden.shape[:2], 0))
+        logits = self.state.byte_head.slot_logits(hidden.flatten(0, 1), rows.new_zeros(1, 0)).view(
+            *hidden.shape[:2], -1
+        )
         if self.config.no_repeat_ngram_size:
             for i, (row, guess) in enumerate(zip(rows.tolist(), guesses, strict=True)):
                 recent = self.texts[self.prompts[row]].recent
@@ -192,7 +211,7 @@ class _Generation:
             texts = [text[:count] for text, count in zip(planned.tolist(), lengths.tolist(), strict=True)]
             ended = (counts < block).tolist()
             self._write(rows, [[*text, *[BYTES.codebook_size] * end] for text, end in zip(texts, ended, strict=True)])
-            yield from self._pieces()
+            yield from self._take()
             rows, _ = self._drop_ended(rows, rows)
 
     def _next_codes(self, rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -219,7 +238,9 @@ class _Generation:
             logits = self.state.code_head.slot_logits(context, ids.clamp(max=alphabet.codebook_size - 1))
             if slot == alphabet.slots - 1:
                 for i, begin in enumerate(map(tuple, ids.tolist())):
-                    logits[i, [code[-1] for code in banned[i] if code[:-1] == begin]] = -math.inf
+                    last = {code[-1] for code in banned[i] if code[:-1] == begin}
+                    if len(last) < logits.shape[1]:  # with a small codebook there may be none left
+                        logits[i, list(last)] = -math.inf
             ids = torch.cat([ids, self.sample(logits)[:, None]], dim=1)
         for row, code in zip(rows.tolist(), map(tuple, ids.tolist()), strict=True):
             self.codes[row].append(code)
@@ -242,7 +263,8 @@ class _Generation:
             if BYTES.codebook_size in new:
                 text.end()
 
-    def _pieces(self) -> Iterator[Piece]:
+    def _take(self) -> Iterator[Piece]:
+        """What can be shown by now."""
         for prompt in self.prompts:
             if data := self.texts[prompt].take():
                 yield Piece(prompt, data)

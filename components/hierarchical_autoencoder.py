@@ -85,9 +85,9 @@ class Level(nn.Module):
             lower_vector_width=lower_vector_width,
         )
 
-    def compress(self, tokens: Tokens) -> Compressed:
-        """Tokens → codes. In evaluation mode they are checked by decoding them, and mended where that helps."""
-        return self.compressor(tokens, None if self.training else self.expander)
+    def compress(self, tokens: Tokens, *, mend: bool = False) -> Compressed:
+        """Tokens → codes. mend: those from which a segment does not come back are mended (see code_search.py)."""
+        return self.compressor(tokens, self.expander if mend else None)
 
     def reconstruction_nats(self, compressed: Compressed) -> Tensor:
         """(U,) −log p(tokens | code) of each distinct segment."""
@@ -156,11 +156,15 @@ class HierarchicalAutoencoder(nn.Module):
         self.byte_head = DepthHead(config.levels[0].expander.predictor.width, BYTES)
         self.apply(_initialize)
 
-    def compress(self, tokens: Tokens) -> list[Compressed]:
-        """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up."""
+    def compress(self, tokens: Tokens, *, mend: bool = False) -> list[Compressed]:
+        """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up.
+
+        mend: whether codes are checked by decoding and mended: for those that `decompress` is to read. The language
+        model reads the encoder's own, over which it was trained.
+        """
         out: list[Compressed] = []
         for level in self.levels:
-            out.append(level.compress(tokens))
+            out.append(level.compress(tokens, mend=mend))
             tokens = out[-1].codes
         return out
 

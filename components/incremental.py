@@ -2,7 +2,8 @@
 
 Bytes go in at the bottom. Where they complete segments, the segments' codes go in one level up, and so on to
 the top; then context comes down again. Upper levels run only for the rows of the batch that complete a segment.
-All memory is rings (see Ring), so it does not grow with the text, and the last tokens of a row can be taken back.
+Memory is rings (see Ring) and the codes of at most _KNOWN segments a level, so it does not grow with the text, and the
+last tokens of a row can be taken back.
 
 Letters: B rows of the state, R rows that take a step, n tokens a row, Q slots, D width.
 """
@@ -155,7 +156,7 @@ class IncrementalModel:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the state takes; it does not grow."""
+        """Memory of the rings."""
         return sum(ring.data.nbytes for memory in self.memories for ring in memory.rings())
 
     def keep(self, rows: Tensor) -> None:
@@ -310,16 +311,16 @@ class IncrementalModel:
 
     def _codes(self, i: int, tokens: Tokens) -> Tensor:
         """(S, Q) the codes of segments, one a row; those that came before are not worked out again."""
-        level, known = self.model.levels[i], self.levels[i].known
+        compressor, known = self.model.levels[i].compressor, self.levels[i].known
         lengths, slots = tokens.packing.lengths.tolist(), tokens.alphabet.slots
         flat, ends = tokens.ids.flatten().tolist(), itertools.accumulate(lengths)
         texts = [tuple(flat[(end - n) * slots : end * slots]) for end, n in zip(ends, lengths, strict=True)]
         if new := [s for s, text in enumerate(texts) if text not in known]:
             if len(known) + len(new) > _KNOWN:
                 known.clear()
-                new = list(range(len(texts)))
+                new = list({text: s for s, text in enumerate(texts)}.values())
             some = take_segments(tokens, one_segment_a_row(tokens), torch.tensor(new, device=self.device))
-            codes = level.compressor.encode_each(*some, level.expander).ids
+            codes = compressor.encode_each(*some)
             known.update(zip((texts[s] for s in new), codes.tolist(), strict=True))
         return torch.tensor([known[text] for text in texts], device=self.device)
 

@@ -43,9 +43,9 @@ class IncrementalTransformer:
         self.blocks = [_IncrementalBlock(block, rows, self.slots) for block in transformer.blocks]
         self.norm = FoldedNorm(transformer.norm)
         device = self.norm.gain.device
-        self.slot = torch.arange(self.slots, device=device)
-        self.head = torch.arange(self.config.heads, device=device) * self.slots
-        self.radius, self.hidden = torch.ones((), device=device), torch.tensor(float("-inf"), device=device)
+        self._slot = torch.arange(self.slots, device=device)
+        self._first_slot = torch.arange(self.config.heads, device=device) * self.slots  # of each head
+        self._one, self._barred = torch.ones((), device=device), torch.tensor(float("-inf"), device=device)
 
     def rings(self) -> list[Ring]:
         return [ring for block in self.blocks for ring in (block.keys, block.values)]
@@ -53,8 +53,8 @@ class IncrementalTransformer:
     def step(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         """x: (R, n, D), tokens at consecutive positions (R, n) of the rows (R,), ascending → (R, n, D).
 
-        What was written at these positions or after them before is forgotten; with that, it equals `forward` of the
-        whole rows.
+        n ≤ `ahead`. What was written at these positions or after them before, at most `ahead` tokens, is forgotten;
+        with that, it equals `forward` of the whole rows.
         """
         places, flat = self._places(rows, positions), x.flatten(0, 1).float()
         for block in self.blocks:
@@ -64,12 +64,12 @@ class IncrementalTransformer:
     def _places(self, rows: Tensor, positions: Tensor) -> _Places:
         """C ≥ window + n - 1, so that what the tokens overwrite is out of sight of all of them: seen from a token, the
         slots of later ones, and of such as were taken back, are those of tokens almost C places before it."""
-        distance = (positions[:, :, None] - self.slot) % self.slots  # (R, n, C)
+        distance = (positions[:, :, None] - self._slot) % self.slots  # (R, n, C)
         seen = (positions + 1).clamp(max=self.config.window)  # tokens, the row's first ones being all there are
-        mask = torch.where(distance < seen[:, :, None], 0.0, self.hidden)[:, None]
+        mask = torch.where(distance < seen[:, :, None], 0.0, self._barred)[:, None]
         angles = positions.flatten()[:, None, None] * rotary_frequencies(self.config.head_width, positions.device)
         first = rows[:, None] * (self.config.heads * self.slots) + positions % self.slots
-        return _Places(rows, first.flatten()[:, None] + self.head, mask, torch.polar(self.radius, angles))
+        return _Places(rows, first.flatten()[:, None] + self._first_slot, mask, torch.polar(self._one, angles))
 
 
 class _IncrementalBlock:

@@ -89,17 +89,17 @@ class Sampler:
             self.random.manual_seed(config.seed)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(…, classes) → (…) choices, independent of each other."""
+        """(…, classes) → (…) choices, independent of each other; of logits that are all −∞, or NaN, any."""
         config = self.config
         if config.temperature < _GREEDY:
             return logits.argmax(-1)
-        p, index = (logits.flatten(0, -2) / config.temperature).sort(-1, descending=True)  # logits, so far
+        ordered, index = (logits.flatten(0, -2) / config.temperature).sort(-1, descending=True)
         if config.top_k:
-            p[:, config.top_k :] = -math.inf
-        below = p.softmax(-1).cumsum(-1)  # (T, classes): of a choice and all more probable ones
-        last = torch.searchsorted(below, below.new_full((len(below), 1), config.top_p)).clamp_(max=below.shape[1] - 1)
-        point = torch.rand(last.shape, generator=self.random, device=below.device) * below.gather(1, last)
-        choice = torch.minimum(torch.searchsorted(below, point, right=True), last)
+            ordered[:, config.top_k :] = -math.inf
+        up_to = ordered.softmax(-1).cumsum(-1)  # (T, classes): of a choice and all more probable ones
+        last = torch.searchsorted(up_to, up_to.new_full((len(up_to), 1), config.top_p)).clamp_(max=up_to.shape[1] - 1)
+        point = torch.rand(last.shape, generator=self.random, device=up_to.device) * up_to.gather(1, last)
+        choice = torch.minimum(torch.searchsorted(up_to, point, right=True), last)
         return index.gather(1, choice).view(logits.shape[:-1])
 
 

@@ -251,7 +251,8 @@ class Segmenter(nn.Module):
         """The state before any token of `rows` rows, (rows,) each."""
         zeros = torch.zeros(rows, device=device)
         before = 0.0 if self.config.rule == "information" else float("inf")
-        return SegmentationState(zeros + before, zeros.long(), torch.full_like(zeros, BYTES.bos, dtype=torch.int64))
+        no_space = torch.full_like(zeros, BYTES.bos, dtype=torch.int64)
+        return SegmentationState(zeros + before, zeros.long(), no_space)
 
     def step(
         self, last: SegmentationState, token: Tensor, special: Tensor, entropy: Tensor | None

@@ -185,11 +185,13 @@ def test_foreign_files(tmp_path: Path) -> None:
         assert "written by another program: it lacks the mark 'abstractinator-checkpoint'" in error_of(path)
 
 
-def test_a_newer_version_says_which(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("version", "advice"), [(9, "update abstractinator"), (1, "train anew, or use the release")])
+def test_another_version_says_which(saved: Path, version: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module, "FORMAT_VERSION", 9)
+        patch.setattr(module, "FORMAT_VERSION", version)
         save_checkpoint(saved, {})
-    assert "has checkpoint format version 9; this program reads up to version 1: update" in error_of(saved)
+    this = f"this program reads version {module.FORMAT_VERSION}: {advice}"
+    assert f"has checkpoint format version {version}; {this}" in error_of(saved)
 
 
 class Evil:
@@ -202,7 +204,9 @@ class Evil:
 
 def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_step1.pt"
-    torch.save({"format": module.FORMAT, "format_version": 1, "x": Evil(str(tmp_path / "pwned"))}, path)
+    torch.save(
+        {"format": module.FORMAT, "format_version": module.FORMAT_VERSION, "x": Evil(str(tmp_path / "pwned"))}, path
+    )
     assert "is not loaded: it holds objects that only running its code could restore" in error_of(path)
     assert not (tmp_path / "pwned").exists()
 

@@ -166,7 +166,7 @@ def trained_model(shape: str) -> HierarchicalAutoencoder:
 
 @pytest.fixture
 def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
-    """The incremental states that generation makes, each with `reads`: for each call of `read`, how many rows."""
+    """The incremental states that generation makes, each with `reads`: how many rows each call that reads was for."""
     made: list[IncrementalModel] = []
     begin, read, read_codes = IncrementalModel.__init__, IncrementalModel.read, IncrementalModel.read_codes
     read_byte = IncrementalModel.read_byte
@@ -193,6 +193,29 @@ def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
     monkeypatch.setattr(IncrementalModel, "read_byte", count_byte)
     monkeypatch.setattr(IncrementalModel, "read_codes", count_codes)
     yield made
+
+
+@some_shapes
+@every_mode
+def test_whatever_stands_around_it_generation_is_in_fp32(shape: str, mode: str) -> None:
+    model, settings = model_of(shape), {"mode": mode, "max_new_bytes": 100, "seed": 0}
+    expected = model.generate_bytes(PROMPTS, **settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.generate_bytes(PROMPTS, **settings) == expected
+        pieces = stream_bytes(model, PROMPTS, GenerationConfig(**settings))
+        first = next(pieces)
+        product = torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)
+        assert product.dtype == torch.bfloat16 and product.requires_grad
+    assert (
+        first.data + b"".join(piece.data for piece in pieces if piece.prompt == first.prompt) == expected[first.prompt]
+    )
+
+
+def test_rows_without_a_guess_do_not_wait_for_those_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Drafts, "propose", lambda self, rows, upcoming: [b"ab" * (row == 0) for row in rows.tolist()])
+    config = GenerationConfig("speculative", max_new_bytes=60, temperature=1.0, top_p=1.0, seed=0)
+    order = [piece.prompt for piece in stream_bytes(model_of("fixed"), [b"the cat", b"the dog"], config)]
+    assert 1 in order[len(order) // 8 : len(order) // 4]
 
 
 @every_shape
@@ -432,6 +455,16 @@ def test_samples_follow_the_distribution_asked_for(settings: dict[str, float], e
     wanted = torch.tensor(expected, dtype=torch.float32)
     torch.testing.assert_close(got, wanted, atol=0.03, rtol=0)
     assert torch.equal(got > 0, wanted > 0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 4}, {"top_p": 1.0}, {"temperature": 100.0, "top_p": 1.0}])
+def test_what_is_barred_is_not_drawn(settings: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5000, 16)
+    barred = torch.rand(logits.shape) < 0.7
+    barred[:, 3] = False
+    chosen = Sampler(GenerationConfig(seed=0, **settings), logits.device)(logits.masked_fill(barred, -torch.inf))
+    assert not barred.gather(1, chosen[:, None]).any()
 
 
 @pytest.mark.parametrize(

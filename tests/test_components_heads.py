@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 
+from components.folded import FoldedDepthHead
 from components.packing import Packing
 from components.token_head import NOTHING, DepthHead, ParallelHead, targets_of
 from components.tokens import BYTES, Alphabet, Tokens
@@ -44,6 +45,20 @@ def test_slot_logits_are_those_that_the_likelihood_uses() -> None:
         log_p = head.slot_logits(hidden, targets[:, :slot]).log_softmax(-1)
         nats -= log_p.gather(1, targets[:, slot : slot + 1])[:, 0]
     torch.testing.assert_close(head.nats(hidden, targets), nats)
+
+
+@pytest.mark.parametrize("alphabet", [TINY, BYTES, Alphabet(4, 3)], ids=str)
+def test_the_folded_head_is_the_head(alphabet: Alphabet) -> None:
+    torch.manual_seed(0)
+    head, hidden = DepthHead(8, alphabet), torch.randn(5, 8)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(1.0, 0.5)  # gains, too
+    folded, codes = FoldedDepthHead(head), torch.randint(alphabet.codebook_size, (5, alphabet.slots))
+    for slot in range(alphabet.slots):
+        got = folded.slot_logits(hidden, codes[:, :slot])
+        assert not got.requires_grad
+        torch.testing.assert_close(got, head.slot_logits(hidden, codes[:, :slot]).detach(), atol=1e-4, rtol=1e-5)
 
 
 def test_what_is_not_scored_costs_nothing() -> None:

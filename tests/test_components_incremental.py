@@ -111,3 +111,32 @@ def test_codes_are_those_of_a_model_that_remembers_none(monkeypatch: pytest.Monk
         (hidden, many), (again, few) = made
         torch.testing.assert_close(hidden, again)
         assert few < many < len(text) / 4
+
+
+@every_shape
+@settings(max_examples=15)
+@given(data=st.data())
+def test_rows_that_wait_catch_up(shape: str, data: st.DataObject) -> None:
+    """Bytes come one by one for some rows, several at once for others, in any order."""
+    model, every = model_of(shape), torch.arange(3)
+    texts = [random_text(random.Random(seed), 40) for seed in range(3)]
+    state, known = IncrementalModel(model, 3, AHEAD), [0, 0, 0]
+    for _ in range(data.draw(st.integers(1, 25))):
+        chosen = data.draw(st.lists(st.sampled_from([0, 1, 2]), min_size=1, max_size=3, unique=True).map(sorted))
+        rows = torch.tensor([row for row in chosen if not state.waiting[row] and known[row] < 40], dtype=torch.int64)
+        count = data.draw(st.integers(1, min([AHEAD, *(40 - known[row] for row in rows)])))
+        if len(rows) and count == 1:
+            state.read_byte(rows, torch.tensor([texts[row][known[row]] for row in rows]))
+        elif len(rows):
+            ids = torch.tensor([list(texts[row][known[row] : known[row] + count]) for row in rows])
+            state.read(rows, ids, torch.full_like(rows, count))
+        for row in rows.tolist():
+            known[row] += count
+        if state.waiting.any() and data.draw(st.booleans()):
+            waited = state.waiting.nonzero()[:, 0]
+            assert torch.equal(state.catch_up(), waited) and not state.waiting.any()
+    if state.waiting.any():
+        state.catch_up()
+    plain = IncrementalModel(model, 3, AHEAD)
+    plain.prefill([text[:n] for text, n in zip(texts, known, strict=True)])
+    torch.testing.assert_close(state.hidden(every), plain.hidden(every), atol=1e-4, rtol=0)

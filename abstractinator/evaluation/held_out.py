@@ -97,13 +97,14 @@ def _count_batch(model: HierarchicalAutoencoder, rows: Tensor, counts: _Counts, 
     counts.predicted += losses.bytes
 
     tokens = pack_bytes(rows)
-    for i, compressed in enumerate(losses.compressed):
+    levels = model.compress(tokens, mend=True)
+    for i, compressed in enumerate(levels):
         plain = compressed.codes.ids[~compressed.codes.special].cpu()
         counts.codes[i] += len(plain)
         for slot, used in enumerate(counts.used[i]):
             used += torch.bincount(plain[:, slot], minlength=len(used))
-    top = losses.compressed[-1].codes
-    top_of_byte = _top_code_of_byte(model, losses.compressed)
+    top = levels[-1].codes
+    top_of_byte = _top_code_of_byte(model, levels)
     right = bytes_back(model, top, tokens, top_of_byte)
     shuffled = Tokens(_shuffled(top, random), top.packing, top.alphabet)
     counts.right += int(right.sum())

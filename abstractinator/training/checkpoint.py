@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 FORMAT = "abstractinator-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: other hashes of n-grams, so rows of their tables mean something else
 _STEP = re.compile(r"checkpoint_step(\d+)\.pt")
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
@@ -170,8 +170,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     version = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} was written by another program: it lacks the mark '{FORMAT}'")
-    if version > FORMAT_VERSION:
-        advice = f"this program reads up to version {FORMAT_VERSION}: update abstractinator"
+    if version != FORMAT_VERSION:
+        newer = "update abstractinator" if version > FORMAT_VERSION else "train anew, or use the release that wrote it"
+        advice = f"this program reads version {FORMAT_VERSION}: {newer}"
         raise CheckpointError(f"{path} has checkpoint format version {version}; {advice}")
     return content
 

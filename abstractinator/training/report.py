@@ -166,7 +166,7 @@ def reconstruction(model: HierarchicalAutoencoder, held_out: Tensor) -> str:
     was_training = model.training
     model.eval()
     row = held_out[len(held_out) // 2, :_RECONSTRUCTED_BYTES][None].to(next(model.parameters()).device)
-    codes = model.compress(pack_bytes(row))[-1].codes
+    codes = model.compress(pack_bytes(row), mend=True)[-1].codes
     back = model.decompress(codes).tokens
     model.train(was_training)
     original, again = _text(pack_bytes(row)), _text(back)
