@@ -159,8 +159,8 @@ class HierarchicalAutoencoder(nn.Module):
     def compress(self, tokens: Tokens, *, mend: bool = False) -> list[Compressed]:
         """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up.
 
-        mend: whether codes are checked by decoding and mended: for those that `decompress` is to read. The language
-        model reads the encoder's own, over which it was trained.
+        mend: whether codes are checked by decoding and mended: for those that `decompress` is to read, or a coder. The
+        language model reads the encoder's own, over which it was trained.
         """
         out: list[Compressed] = []
         for level in self.levels:
@@ -204,14 +204,14 @@ class HierarchicalAutoencoder(nn.Module):
             contexts.insert(0, self.levels[i].expander.predict(contexts[0], lower[i], compressed[i].segments))
         return contexts[0], contexts[1:]
 
-    def forward(self, rows: Tensor, *, language_model: bool = True) -> Losses:
+    def forward(self, rows: Tensor, *, language_model: bool = True, mend: bool = False) -> Losses:
         """(B, N) byte ids, PAD at the ends of rows → Losses. The first token of a row is not predicted.
 
         language_model: False leaves out the top and the predict path, most of the cost: bytes → codes → bytes is
-        then trained alone, and bytes and codes count as guessed.
+        then trained alone, and bytes and codes count as guessed. mend: see `compress`; it is not for training.
         """
         tokens = pack_bytes(rows)
-        compressed = self.compress(tokens)
+        compressed = self.compress(tokens, mend=mend)
         bytes_ = max(int(((tokens.packing.positions > 0) & ~tokens.special).sum()), 1)
         if language_model:
             hidden, contexts = self.predict(tokens, compressed)

@@ -91,13 +91,12 @@ def evaluate_held_out(
 
 
 def _count_batch(model: HierarchicalAutoencoder, rows: Tensor, counts: _Counts, random: torch.Generator) -> None:
-    losses = model(rows)
+    losses = model(rows, mend=True)
     counts.exact += float(losses.predict) * losses.bytes
     counts.two_part += float(losses.two_part) * losses.bytes
     counts.predicted += losses.bytes
 
-    tokens = pack_bytes(rows)
-    levels = model.compress(tokens, mend=True)
+    tokens, levels = pack_bytes(rows), losses.compressed
     for i, compressed in enumerate(levels):
         plain = compressed.codes.ids[~compressed.codes.special].cpu()
         counts.codes[i] += len(plain)
