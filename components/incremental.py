@@ -140,12 +140,15 @@ class IncrementalModel:
         self.device = next(model.parameters()).device
         every = torch.arange(rows, device=self.device)
         self.byte_head, self.code_head = FoldedDepthHead(model.byte_head), FoldedDepthHead(model.top.head)
-        top, reach = IncrementalTransformer(model.top.transformer, rows, ahead), model.top.embedding.reach
-        self.top = Memory(top, reach, max(reach, 2) + ahead, model.top.begin(top, every))
+        aheads = [ahead]  # of each level's tokens, from the bytes up: so many segments may become complete at once
+        for level in model.levels:
+            aheads.append(1 + (aheads[-1] - 1) // level.compressor.segmenter.config.shortest)
+        top, reach = IncrementalTransformer(model.top.transformer, rows, aheads[-1]), model.top.embedding.reach
+        self.top = Memory(top, reach, max(reach, 2) + aheads[-1], model.top.begin(top, every))
         self.levels: list[LevelMemory] = []
-        for level in reversed(model.levels):
+        for level, ahead_here in zip(reversed(model.levels), reversed(aheads[:-1]), strict=True):
             above = self.memories[0]
-            self.levels.insert(0, LevelMemory(level, ahead, above.upcoming(every)[:, None]))
+            self.levels.insert(0, LevelMemory(level, ahead_here, above.upcoming(every)[:, None]))
         self.waiting = torch.zeros_like(every, dtype=torch.bool)
         self.read(every, torch.full((rows, 1), BYTES.bos, device=self.device), torch.ones_like(every))
 

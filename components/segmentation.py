@@ -62,6 +62,11 @@ class SegmentationConfig:
         if not 0 <= self.train_fraction <= 1:
             raise ValueError(f"train_fraction must lie between 0 and 1, not {self.train_fraction}")
 
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest segment that is cut neither by a special token nor by the end of a row."""
+        return int(self.target_tokens_per_code) if self.rule == "fixed" else self.min_tokens_per_code
+
 
 @dataclass(frozen=True)
 class Segments:
