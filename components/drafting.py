@@ -19,6 +19,7 @@ CANDIDATES = 8
 LONGEST = 8  # bytes of a draft
 WORTH = 0.7  # bytes that a plan must save to pay for itself, about
 PATIENCE = 8  # segments after which a plan is tried again where the last ones did not pay
+ROWS = 4  # texts that are drafted at once; more of them share each step, and to save one a row saves none
 
 
 @dataclass
@@ -49,7 +50,8 @@ class _Plan:
 
 
 class Drafts:
-    """Drafts for the texts of an IncrementalModel, planned once a segment of the top level, where that pays."""
+    """Drafts for the texts of an IncrementalModel, at most ROWS of them, planned once a segment of the top level, where
+    that pays."""
 
     def __init__(self, model: HierarchicalAutoencoder, state: IncrementalModel, rows: int) -> None:
         self.model, self.state = model, state
@@ -62,6 +64,8 @@ class Drafts:
 
     def propose(self, rows: Tensor, upcoming: list[int]) -> list[bytes]:
         """What may come behind the text of each row (R,) and one more byte that was not read yet."""
+        if len(self.plans) > ROWS:
+            return [b""] * len(rows)
         numbers, codes = rows.tolist(), self.state.top.counts[rows].tolist()
         new = {row: count for row, count in zip(numbers, codes, strict=True) if self.plans[row].codes != count}
         for row, count in new.items():
@@ -72,6 +76,8 @@ class Drafts:
 
     def came_true(self, row: int, byte: int, guess: bytes) -> None:
         """The byte was read, and of the guess behind it so much was right."""
+        if len(self.plans) > ROWS:
+            return
         plan = self.plans[row]
         plan.since += bytes([byte]) + guess
         plan.saved += len(guess)

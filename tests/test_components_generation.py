@@ -218,6 +218,21 @@ def test_rows_without_a_guess_do_not_wait_for_those_with_one(monkeypatch: pytest
     assert 1 in order[len(order) // 8 : len(order) // 4]
 
 
+def test_many_rows_are_not_drafted_till_few_are_left() -> None:
+    model, many, few = trained_model("threshold"), drafting.ROWS + 2, drafting.ROWS
+    with torch.inference_mode():
+        state, rows = IncrementalModel(model, many), torch.arange(many)
+        state.prefill([b"the cat sat on the "] * many)
+        drafts = Drafts(model, state, many)
+        assert drafts.propose(rows, [109] * many) == [b""] * many
+        drafts.came_true(0, 109, b"")
+        assert not any(plan.candidates or plan.since for plan in drafts.plans)
+        state.keep(rows[:few])
+        drafts.keep(list(range(few)))
+        drafts.propose(rows[:few], [109] * few)
+        assert all(plan.candidates for plan in drafts.plans)
+
+
 @every_shape
 def test_greedy_speculation_is_greedy_exact(shape: str) -> None:
     settings = {"temperature": 0, "max_new_bytes": 40}
