@@ -58,13 +58,18 @@ class Drafts:
         self.plans = [_Plan() for _ in range(rows)]
         self.candidates = min(CANDIDATES, model.top.alphabet.codebook_size)
 
+    @property
+    def rests(self) -> bool:
+        """Whether the texts are too many for drafts to pay."""
+        return len(self.plans) > ROWS
+
     def keep(self, rows: list[int]) -> None:
         """Follows IncrementalModel.keep."""
         self.plans = [self.plans[row] for row in rows]
 
     def propose(self, rows: Tensor, upcoming: list[int]) -> list[bytes]:
         """What may come behind the text of each row (R,) and one more byte that was not read yet."""
-        if len(self.plans) > ROWS:
+        if self.rests:
             return [b""] * len(rows)
         numbers, codes = rows.tolist(), self.state.top.counts[rows].tolist()
         new = {row: count for row, count in zip(numbers, codes, strict=True) if self.plans[row].codes != count}
@@ -76,7 +81,7 @@ class Drafts:
 
     def came_true(self, row: int, byte: int, guess: bytes) -> None:
         """The byte was read, and of the guess behind it so much was right."""
-        if len(self.plans) > ROWS:
+        if self.rests:
             return
         plan = self.plans[row]
         plan.since += bytes([byte]) + guess

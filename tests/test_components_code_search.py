@@ -7,7 +7,7 @@ import torch
 from tiny_models import QUANTIZERS
 from tiny_reconstruction import trained
 
-from components.code_search import search_codes
+from components.code_search import _different, search_codes
 from components.hierarchical_autoencoder import Level
 from components.segmentation import Segments, distinct_segments, take_segments
 from components.tokens import Tokens, pack_bytes
@@ -129,3 +129,10 @@ def test_neighbours_of_fsq_are_one_step_away_in_one_dimension() -> None:
     # All values of all dimensions are reached.
     reached = neighbours[0].tolist() + neighbours[-1].tolist()
     assert len({tuple(code) for code in reached}) > 8
+
+
+def test_of_equal_codes_one_is_gone_on_with() -> None:
+    codes = torch.tensor([[[1, 2], [2, 1], [1, 2], [1, 2]], [[0, 0], [0, 1], [1, 0], [0, 1]]])
+    kept = _different(codes, torch.zeros(2, 4)).isfinite()
+    assert kept.sum(1).tolist() == [2, 3]
+    assert all(len({tuple(code) for code in row[k].tolist()}) == k.sum() for row, k in zip(codes, kept, strict=True))

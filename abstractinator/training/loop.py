@@ -43,8 +43,9 @@ def train(config: ExperimentConfig) -> report.Summary:
 
     Writes checkpoints and summary.json into config.checkpoint_dir and metrics into ./mlruns. On a CPU the
     same settings give the same losses, also across a stop and a resume, if the number of steps is the same (see
-    max_minutes). What lies in checkpoint_dir and is not this run's past, an earlier run or what came after the checkpoint gone back to, is moved to checkpoint_dir/earlier;
-    a run that goes on from a checkpoint in another folder leaves that folder alone and is tracked as a run of its own.
+    max_minutes). What lies in checkpoint_dir and is not this run's past, an earlier run or what came after the
+    checkpoint gone back to, is moved to checkpoint_dir/earlier; a run that goes on from a checkpoint in another folder
+    leaves that folder alone and is tracked as a run of its own.
     Raises ConfigError, DataError, CheckpointError or TrainingError for what a user can mend, and Interrupted
     after Ctrl-C or SIGTERM or where what is printed can no longer be written.
     """
