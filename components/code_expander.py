@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from components.folded import FoldedEmbedding
 from components.incremental_transformer import IncrementalTransformer
 from components.segmentation import Segments
 from components.token_embedding import TokenEmbedding, check_at_least_one
@@ -164,13 +165,15 @@ class CodeExpander(nn.Module):
         x = self.start + self.from_context(context)
         return predictor.step(x, rows, torch.zeros_like(rows)[:, None])
 
-    def step(self, context: Tensor, tokens: NextTokens, predictor: IncrementalTransformer) -> Tensor:
+    def step(
+        self, context: Tensor, tokens: NextTokens, embedding: FoldedEmbedding, predictor: IncrementalTransformer
+    ) -> Tensor:
         """`predict` for the token after each of these (R, n) → (R, n, D').
 
-        context: (R, n, C) before the segments that the tokens after these belong to. predictor: with the memory of the
-        tokens before.
+        context: (R, n, C) before the segments that the tokens after these belong to. embedding, predictor: this
+        expander's, folded, the latter with the tokens before.
         """
-        x = self.embedding.embed(tokens.ids, tokens.ngrams, tokens.vectors) + self.from_context(context)
+        x = embedding(tokens) + self.from_context(context)
         return predictor.step(x, tokens.rows, tokens.positions + 1)
 
 

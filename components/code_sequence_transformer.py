@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from components.folded import FoldedEmbedding
 from components.incremental_transformer import IncrementalTransformer
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import DepthHead, targets_of
@@ -63,7 +64,9 @@ class CodeSequenceTransformer(nn.Module):
         x = self.start.expand(len(rows), 1, -1)
         return transformer.step(x, rows, torch.zeros_like(rows)[:, None])
 
-    def step(self, codes: NextTokens, transformer: IncrementalTransformer) -> Tensor:
-        """(R, n, D) the contexts after each of these codes; equals `forward`. transformer: with the codes before."""
-        x = self.embedding.embed(codes.ids, codes.ngrams, codes.vectors)
-        return transformer.step(x, codes.rows, codes.positions + 1)
+    def step(self, codes: NextTokens, embedding: FoldedEmbedding, transformer: IncrementalTransformer) -> Tensor:
+        """(R, n, D) the contexts after each of these codes; equals `forward`.
+
+        embedding, transformer: this model's, folded, the latter with the codes before.
+        """
+        return transformer.step(embedding(codes), codes.rows, codes.positions + 1)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from components.folded import FoldedEmbedding
 from components.incremental_transformer import IncrementalTransformer
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import ParallelHead, targets_of
@@ -70,11 +71,13 @@ class EntropyModel(nn.Module):
         first = packing.positions == 0
         return entropies.detach().masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
 
-    def step(self, tokens: NextTokens, transformer: IncrementalTransformer) -> Tensor:
-        """(R, n) H in nats of the tokens after each of these; equals `forward`."""
+    def step(self, tokens: NextTokens, embedding: FoldedEmbedding, transformer: IncrementalTransformer) -> Tensor:
+        """(R, n) H in nats of the tokens after each of these; equals `forward`.
+
+        embedding, transformer: this model's, folded, the latter with the tokens before.
+        """
         with torch.autocast(tokens.ids.device.type, enabled=False):
-            x = self.embedding.embed(tokens.ids, tokens.ngrams, tokens.vectors)
-            return entropy(self.head.logits(transformer.step(x, tokens.rows, tokens.positions)))
+            return entropy(self.head.logits(transformer.step(embedding(tokens), tokens.rows, tokens.positions)))
 
 
 def entropy(logits: list[Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ arithmetic: norms are folded into the matrices behind them, and matrices lie as 
 A folded function computes in fp32 with the weights as they were when it was made; it equals its module but for
 rounding, and has no gradients.
 
-Letters: T tokens, D width, Q slots, K codes in a codebook.
+Letters: T tokens, D width, Q slots, K codes in a codebook; R rows with n tokens each.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.token_embedding import TokenEmbedding
 from components.token_head import DepthHead
+from components.tokens import NextTokens
 from components.transformer import ResidualMLP, RMSNorm
+from components.vector_quantizer import VectorQuantizer
 
 
 class FoldedNorm:
@@ -54,6 +57,33 @@ class FoldedMLP:
         """(T, D) → (T, D)."""
         gate, value = (self.norm.unit(x) @ self.to_hidden).chunk(2, dim=-1)
         return torch.addmm(x, F.silu(gate).mul_(value), self.to_out)
+
+
+class FoldedEmbedding:
+    """TokenEmbedding of bytes or, with the quantizer that made them, of codes and the vectors behind them.
+
+    A vector behind codes is a sum over slots (VectorQuantizer.parts), so it is folded into the slots' tables; special
+    codes have none.
+    """
+
+    @torch.no_grad()
+    def __init__(self, embedding: TokenEmbedding, quantizer: VectorQuantizer | None = None) -> None:
+        self.embedding = embedding
+        tables = torch.stack([slot.weight.float() for slot in embedding.slots])  # (Q, K + 3, D)
+        if quantizer is not None:
+            tables[:, : embedding.alphabet.codebook_size] += embedding.from_vectors(quantizer.parts())
+        self.table = tables.flatten(0, 1)
+        self.first = torch.arange(len(tables), device=tables.device) * tables.shape[1]  # row of each slot
+        if embedding.ngram_sizes:
+            self.from_ngrams = transposed(embedding.from_ngrams.weight)
+
+    def __call__(self, tokens: NextTokens) -> Tensor:
+        """→ (R, n, D)."""
+        x = F.embedding_bag(tokens.ids.flatten(0, 1) + self.first, self.table, mode="sum")
+        if self.embedding.ngram_sizes:
+            rows = self.embedding.ngram_rows_of(tokens.ngrams.flatten(0, 1))
+            x = torch.addmm(x, F.embedding_bag(rows, self.embedding.ngrams.weight, mode="sum"), self.from_ngrams)
+        return x.view(*tokens.positions.shape, x.shape[-1])
 
 
 class FoldedDepthHead:

@@ -30,7 +30,6 @@ from components.tokens import BYTES
 
 _AHEAD = 32  # bytes that are read at once
 _BLOCK = 16  # codes that are decoded at once
-_WAITING_FOR_ONE = 3  # rows that may wait for one that goes on
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class _Generation:
     def write_bytes(self, *, until_boundary: bool) -> Iterator[Piece]:
         """Samples bytes for every row until its text ends, or until the text is at a boundary of all levels."""
         rows = self._to_go(until_boundary)
-        byte = self._choose_next(rows)
+        byte = self._choose_next(rows, self.state.hidden(rows)) if len(rows) else rows
         while len(rows) or self.state.waiting.any():
             self._write(rows, [[value] for value in byte.tolist()])
             yield from self._take()
@@ -145,20 +144,30 @@ class _Generation:
 
         Rows that complete a segment without a guess wait until enough of them do.
         """
-        guesses = self.drafts.propose(rows, byte.tolist()) if self.drafts else [b""] * len(rows)
+        if not len(rows) and not self.state.waiting.any():
+            return rows, byte
+        guesses = self.drafts.propose(rows, byte.tolist()) if self.drafts else []
+        if not any(guesses):
+            return self._read_byte(rows, byte, until_boundary)
         index = [i for i, guess in enumerate(guesses) if guess]
-        guessed, following = rows[index], byte[:0]
-        if index:  # a row without a guess does not pay for the length of another's
-            following = self._read_on(guessed, byte[index], [guesses[i] for i in index])
-        index = [i for i, guess in enumerate(guesses) if not guess]
-        going = self.state.read_byte(rows[index], byte[index]) if index else rows[:0]
-        self._came_true(rows[index], byte[index], [b""] * len(index))
-        if int(self.state.waiting.sum()) > _WAITING_FOR_ONE * len(going):
-            more = self.state.catch_up()
-            going = torch.cat([going, more[self.state.open_tokens(more).any(1)] if until_boundary else more])
-        following = torch.cat([following, self._choose_next(going)])
+        guessed, following = rows[index], self._read_on(rows[index], byte[index], [guesses[i] for i in index])
+        if len(index) == len(rows) and not self.state.waiting.any():
+            return guessed, following
+        index = [
+            i for i, guess in enumerate(guesses) if not guess
+        ]  # these do not pay for the length of others' guesses
+        going, after = self._read_byte(rows[index], byte[index], until_boundary)
         rows, order = torch.cat([guessed, going]).sort()
-        return rows, following[order]
+        return rows, torch.cat([following, after])[order]
+
+    def _read_byte(self, rows: Tensor, byte: Tensor, until_boundary: bool) -> tuple[Tensor, Tensor]:
+        """As `_advance`, for rows without a guess."""
+        going, hidden = self.state.read_byte(rows, byte)
+        self._came_true(rows, byte, [b""] * len(rows))
+        if until_boundary:
+            inside = self.state.open_tokens(going).any(1)
+            going, hidden = going[inside], hidden[inside]
+        return going, self._choose_next(going, hidden) if len(going) else going
 
     def _read_on(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> Tensor:
         """Reads a byte and a guess for each row, takes back what of the guess is wrong → (R,) the byte behind it."""
@@ -182,9 +191,9 @@ class _Generation:
             for row, first, guess in zip(rows.tolist(), byte.tolist(), guesses, strict=True):
                 self.drafts.came_true(row, first, guess)
 
-    def _choose_next(self, rows: Tensor) -> Tensor:
-        """(R,) the next byte of each row."""
-        return self._choose(rows, self.state.hidden(rows)[:, None], [b""] * len(rows))[:, 0] if len(rows) else rows
+    def _choose_next(self, rows: Tensor, hidden: Tensor) -> Tensor:
+        """hidden (R, D) behind the text of each row → (R,) the next byte."""
+        return self._choose(rows, hidden.unsqueeze(1), [b""] * len(rows))[:, 0]
 
     def _choose(self, rows: Tensor, hidden: Tensor, guesses: list[bytes]) -> Tensor:
         """hidden (R, n, D) behind the text of each row and the first 0 … n - 1 bytes of a guess → (R, n) choices."""

@@ -11,12 +11,12 @@ Letters: B rows of the state, R rows that take a step, n tokens a row, Q slots, 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from components.folded import FoldedDepthHead
+from components.folded import FoldedDepthHead, FoldedEmbedding
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Level
 from components.incremental_transformer import IncrementalTransformer
 from components.packing import Packing
@@ -25,8 +25,10 @@ from components.segmentation import SegmentationState, one_segment_a_row, take_s
 from components.token_embedding import HISTORY, TokenEmbedding
 from components.token_hash import ngram_hashes, token_hash
 from components.tokens import BYTES, NextTokens, Tokens
+from components.vector_quantizer import VectorQuantizer
 
 _KNOWN = 4096  # segments of a level whose codes are remembered
+_WAITING_FOR_ONE = 3  # rows that may wait for one that goes on
 
 
 class Memory:
@@ -37,11 +39,19 @@ class Memory:
     slots: C ≥ 2 and ≥ reach, with room for the tokens of a step.
     """
 
-    def __init__(self, transformer: IncrementalTransformer, reach: int, slots: int, before: Tensor) -> None:
+    def __init__(
+        self,
+        embedding: FoldedEmbedding,
+        transformer: IncrementalTransformer,
+        reach: int,
+        slots: int,
+        before: Tensor,
+    ) -> None:
         rows, self.slots = len(before), slots
-        self.transformer, self.reach = transformer, reach
+        self.embedding, self.transformer, self.reach = embedding, transformer, reach
         self.counts = torch.zeros(rows, dtype=torch.int64, device=before.device)
         self.hashes = ring_of(HISTORY, rows, slots, device=before.device, dtype=torch.int64)
+        self.number = torch.arange(slots, device=before.device)
         self.before = Ring(before.repeat(1, slots, 1))  # at 0 it is what is known of the first token
 
     def rings(self) -> list[Ring]:
@@ -57,13 +67,13 @@ class Memory:
         for ring in self.rings():
             ring.keep(rows)
 
-    def enter(self, rows: Tensor, ids: Tensor, vectors: Tensor | None) -> NextTokens:
+    def enter(self, rows: Tensor, ids: Tensor) -> NextTokens:
         """Tokens (R, n, Q) behind those read so far; `counts` is the caller's to move."""
-        positions = self.counts[rows][:, None] + torch.arange(ids.shape[1], device=ids.device)
-        self.hashes.write(places_of(rows, positions, self.slots), token_hash(ids))
-        back = torch.arange(self.reach, device=ids.device)
-        past = self.hashes.read(places_of(rows, positions[:, :, None] - back, self.slots))
-        return NextTokens(rows, positions, ids, ngram_hashes(past), vectors)
+        positions = self.counts[rows].unsqueeze(1) + self.number[: ids.shape[1]]
+        places = places_of(rows, positions, self.slots)
+        self.hashes.write(places, token_hash(ids))
+        past = self.hashes.read(places_of(rows, positions.unsqueeze(2) - self.number[: self.reach], self.slots))
+        return NextTokens(rows, positions, places, ids, ngram_hashes(past))
 
 
 class LevelMemory(Memory):
@@ -74,19 +84,18 @@ class LevelMemory(Memory):
     that were complete before, for generated text repeats its segments.
     """
 
-    def __init__(self, level: Level, ahead: int, context: Tensor) -> None:
+    def __init__(self, level: Level, lower: VectorQuantizer | None, ahead: int, context: Tensor) -> None:
+        """lower: what made the codes that are the level's tokens; None for bytes."""
         compressor, expander, device, rows = level.compressor, level.expander, context.device, len(context)
         embeddings = (expander.embedding, getattr(compressor.entropy_model, "embedding", None))
         reach = max(embedding.reach for embedding in embeddings if isinstance(embedding, TokenEmbedding))
         predictor = IncrementalTransformer(expander.predictor, rows, ahead)
         before = expander.begin(context, predictor, torch.arange(rows, device=device))
         slots, model = max(reach, expander.longest, 2) + ahead, compressor.entropy_model
-        super().__init__(predictor, reach, slots, before)
+        super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before)
+        self.entropy_embedding = FoldedEmbedding(model.embedding, lower) if model else None
         self.entropy_transformer = IncrementalTransformer(model.transformer, rows, ahead) if model else None
         self.ids = ring_of(0, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64)
-        self.vectors: Ring | None = None
-        if compressor.vector_width:
-            self.vectors = ring_of(0.0, rows, slots, compressor.vector_width, device=device)
         self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
         start = compressor.segmenter.begin(rows, device)
         self.entropy = Ring(start.entropy[:, None].repeat(1, slots))
@@ -94,14 +103,14 @@ class LevelMemory(Memory):
         self.known: dict[tuple[int, ...], list[int]] = {}
 
     def rings(self) -> list[Ring]:
-        more = [self.ids, self.cuts, self.entropy, *([self.vectors] if self.vectors else [])]
+        more = [self.ids, self.cuts, self.entropy]
         return [*super().rings(), *more, *(self.entropy_transformer.rings() if self.entropy_transformer else [])]
 
     def last(self, rows: Tensor) -> tuple[SegmentationState, Tensor]:
         """The state of the segmentation (R,) after the last token, and where the open segment begins (R,)."""
         place = places_of(rows, self.counts[rows] - 1, self.slots)
-        cuts = self.cuts.read(place)
-        return SegmentationState(self.entropy.read(place), cuts[:, 0], self.ids.read(place)[:, 0]), cuts[:, 1]
+        run, begin, _ = self.cuts.read(place).unbind(1)
+        return SegmentationState(self.entropy.read(place), run, self.ids.read(place)[:, 0]), begin
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class IncrementalModel:
     ahead: the most tokens that are read, or taken back, at once.
 
     Rows complete segments at different times, and the levels above cost less a row when they run for many. `read_byte`
-    therefore leaves rows that complete one waiting, (B,) bool, and of these nothing can be asked till `catch_up`.
+    therefore leaves rows that complete one waiting, (B,) bool, and of these nothing can be asked till they go on.
     """
 
     @torch.no_grad()
@@ -143,12 +152,14 @@ class IncrementalModel:
         aheads = [ahead]  # of each level's tokens, from the bytes up: so many segments may become complete at once
         for level in model.levels:
             aheads.append(1 + (aheads[-1] - 1) // level.compressor.segmenter.config.shortest)
-        top, reach = IncrementalTransformer(model.top.transformer, rows, aheads[-1]), model.top.embedding.reach
-        self.top = Memory(top, reach, max(reach, 2) + aheads[-1], model.top.begin(top, every))
+        lower = [None, *(level.compressor.quantizer for level in model.levels)]  # what made each level's tokens
+        embedding, top = model.top.embedding, IncrementalTransformer(model.top.transformer, rows, aheads[-1])
+        slots, before = max(embedding.reach, 2) + aheads[-1], model.top.begin(top, every)
+        self.top = Memory(FoldedEmbedding(embedding, lower[-1]), top, embedding.reach, slots, before)
         self.levels: list[LevelMemory] = []
-        for level, ahead_here in zip(reversed(model.levels), reversed(aheads[:-1]), strict=True):
-            above = self.memories[0]
-            self.levels.insert(0, LevelMemory(level, ahead_here, above.upcoming(every)[:, None]))
+        for i in reversed(range(len(model.levels))):
+            context = self.memories[0].upcoming(every)[:, None]
+            self.levels.insert(0, LevelMemory(model.levels[i], lower[i], aheads[i], context))
         self.waiting = torch.zeros_like(every, dtype=torch.bool)
         self.read(every, torch.full((rows, 1), BYTES.bos, device=self.device), torch.ones_like(every))
 
@@ -184,32 +195,46 @@ class IncrementalModel:
 
         rows: (R,) ascending. ids: (R, n), of which the first `lengths` (R,) of each row count.
         """
-        return self._read(0, rows, ids[:, :, None], None, lengths)
+        return self._read(0, rows, ids[:, :, None], lengths)
 
     @torch.no_grad()
-    def read_byte(self, rows: Tensor, byte: Tensor) -> Tensor:
-        """Takes in one byte (R,) of some rows (R,), ascending → those of the rows that go on; the others wait."""
-        cut = self._cut(0, self.levels[0].enter(rows, byte[:, None, None], None), torch.ones_like(rows))
-        ended = cut.ends[:, 0]
-        if ended.any():
-            self.waiting[rows] = ended
+    def read_byte(self, rows: Tensor, byte: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes in one byte (R,) of some rows (R,), ascending → the rows that go on, and `hidden` (R', D) of them.
+
+        Rows that complete a segment wait until they are more than _WAITING_FOR_ONE for each row that does not; then
+        all that wait go on.
+        """
+        if not len(rows):
+            return self._catch_up()
+        cut = self._cut(0, self.levels[0].enter(rows, byte.view(-1, 1, 1)), torch.ones_like(rows))
+        ended, waited = cut.ends[:, 0], bool(self.waiting.any())
+        count = int(ended.sum())
+        enough = count > _WAITING_FOR_ONE * (len(rows) - count)
+        if not waited and (enough or not count):  # nobody has to wait
+            self._send_up(0, cut)
+            return rows, self._go_on(0, cut)[:, 0]
+        self.waiting[rows] = ended
+        if count == len(rows):
+            return self._catch_up()
+        if count:
             cut = cut.of((~ended).nonzero()[:, 0])
-        if len(cut.lengths):
-            self._go_on(0, cut)
-        return cut.tokens.rows
+        going, hidden = cut.tokens.rows, self._go_on(0, cut)[:, 0]
+        if int(self.waiting.sum()) <= _WAITING_FOR_ONE * len(going):
+            return going, hidden
+        more, after = self._catch_up()
+        going, order = torch.cat([going, more]).sort()
+        return going, torch.cat([hidden, after])[order]
 
-    @torch.no_grad()
-    def catch_up(self) -> Tensor:
-        """Sends the segments of all rows that wait up → these rows, ascending, which go on."""
+    def _catch_up(self) -> tuple[Tensor, Tensor]:
+        """Sends the segments of all rows that wait up → these rows, ascending, which go on, and `hidden` of them."""
         rows, memory = self.waiting.nonzero()[:, 0], self.levels[0]
         self.waiting[:] = False
         last = memory.ids.read(places_of(rows, memory.counts[rows], memory.slots))[:, None]
         first, complete = memory.last(rows)[1][:, None], self.memories[1].counts[rows][:, None] + 1
         ends = torch.ones_like(first, dtype=torch.bool)
-        cut = _Cut(memory.enter(rows, last, None), torch.ones_like(rows), ends, first, complete)
+        cut = _Cut(memory.enter(rows, last), torch.ones_like(rows), ends, first, complete)
         self._send_up(0, cut)
-        self._go_on(0, cut)
-        return rows
+        return rows, self._go_on(0, cut)[:, 0]
 
     def hidden(self, rows: Tensor) -> Tensor:
         """(R, D) what `byte_head` makes the distribution of the next byte of."""
@@ -230,9 +255,7 @@ class IncrementalModel:
     @torch.no_grad()
     def read_codes(self, rows: Tensor, ids: Tensor) -> Tensor:
         """Takes in one more highest code (R, Q) of some rows, past all levels → (R, C) the context after it."""
-        ids = ids[:, None]
-        vectors = self._vectors(len(self.levels) - 1, ids)
-        return self._read(len(self.levels), rows, ids, vectors, torch.ones_like(rows))[:, 0]
+        return self._read(len(self.levels), rows, ids[:, None], torch.ones_like(rows))[:, 0]
 
     @torch.no_grad()
     def plan(self, ids: Tensor, counts: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,12 +273,13 @@ class IncrementalModel:
             ids, counts = _packed_rows(tokens.view(*inside.shape, tokens.shape[-1]), inside)
         return ids[:, :, 0], counts
 
-    def _read(self, i: int, rows: Tensor, ids: Tensor, vectors: Tensor | None, lengths: Tensor) -> Tensor:
+    def _read(self, i: int, rows: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (R, n, Q) of level i, or highest codes, come in → what is known after each, (R, n, D)."""
         memory = self.memories[i]
-        tokens = memory.enter(rows, ids, vectors)
+        tokens = memory.enter(rows, ids)
         if i == len(self.levels):
-            return self._know(memory, tokens, lengths, self.model.top.step(tokens, memory.transformer))
+            context = self.model.top.step(tokens, memory.embedding, memory.transformer)
+            return self._know(memory, tokens, lengths, context)
         cut = self._cut(i, tokens, lengths)
         self._send_up(i, cut)
         return self._go_on(i, cut)
@@ -264,7 +288,7 @@ class IncrementalModel:
         """Tokens of level i have been cut, and the segments that they complete sent up → what is known after each."""
         memory, above, tokens = self.levels[i], self.memories[i + 1], cut.tokens
         context = above.before.read(places_of(tokens.rows, cut.complete, above.slots))
-        before = self.model.levels[i].expander.step(context, tokens, memory.transformer)
+        before = self.model.levels[i].expander.step(context, tokens, memory.embedding, memory.transformer)
         return self._know(memory, tokens, cut.lengths, before)
 
     def _know(self, memory: Memory, tokens: NextTokens, lengths: Tensor, before: Tensor) -> Tensor:
@@ -275,24 +299,22 @@ class IncrementalModel:
     def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> _Cut:
         """Cuts tokens of level i, of which the first `lengths` (R,) of each row count, into segments."""
         compressor, memory = self.model.levels[i].compressor, self.levels[i]
-        rows, positions = tokens.rows, tokens.positions
-        places = places_of(rows, positions, memory.slots)
+        rows, positions, places = tokens.rows, tokens.positions, tokens.places
         last, begin = memory.last(rows)
         memory.ids.write(places, tokens.ids)
-        if memory.vectors is not None and tokens.vectors is not None:
-            memory.vectors.write(places, tokens.vectors)
         entropy = None
-        if compressor.entropy_model is not None and memory.entropy_transformer is not None:
-            entropy = compressor.entropy_model.step(tokens, memory.entropy_transformer)
+        if compressor.entropy_model and memory.entropy_embedding and memory.entropy_transformer:
+            entropy = compressor.entropy_model.step(tokens, memory.entropy_embedding, memory.entropy_transformer)
         token = tokens.ids[:, :, 0]
         special = token >= compressor.alphabet.codebook_size
         ends, state = compressor.segmenter.step(last, token, special, entropy)
         memory.entropy.write(places, state.entropy)
-        ends = ends & (torch.arange(token.shape[1], device=self.device) < lengths[:, None])
-        complete = self.memories[i + 1].counts[rows][:, None] + ends.cumsum(1)
-        begins = torch.where(ends, positions + 1, begin[:, None]).cummax(1).values
+        begin = begin.unsqueeze(1)
+        ends = ends & (memory.number[: token.shape[1]] < lengths.unsqueeze(1))
+        complete = self.memories[i + 1].counts[rows].unsqueeze(1) + ends.cumsum(1)
+        begins = torch.where(ends, positions + 1, begin).cummax(1).values
         memory.cuts.write(places, torch.stack([state.run, begins, complete], dim=-1))
-        first = torch.cat([begin[:, None], begins[:, :-1]], dim=1)
+        first = torch.cat([begin, begins[:, :-1]], dim=1)
         return _Cut(tokens, lengths, ends, first, complete)
 
     def _send_up(self, i: int, cut: _Cut) -> None:
@@ -304,13 +326,12 @@ class IncrementalModel:
         first = cut.first[row, place]
         packing = Packing.from_lengths(cut.tokens.positions[row, place] + 1 - first)
         places = places_of(rows[row][packing.rows], first[packing.rows] + packing.positions, memory.slots)
-        vectors = memory.vectors.read(places) if memory.vectors is not None else None
-        codes = self._codes(i, Tokens(memory.ids.read(places), packing, compressor.alphabet, vectors))
+        codes = self._codes(i, Tokens(memory.ids.read(places), packing, compressor.alphabet))
         index, counts = row.unique_consecutive(return_counts=True)
         inside = torch.arange(int(counts.max()), device=self.device) < counts[:, None]  # (R', m)
         ids = codes.new_zeros(*inside.shape, codes.shape[1])
         ids[inside] = codes
-        self._read(i + 1, rows[index], ids, self._vectors(i, ids), counts)
+        self._read(i + 1, rows[index], ids, counts)
 
     def _codes(self, i: int, tokens: Tokens) -> Tensor:
         """(S, Q) the codes of segments, one a row; those that came before are not worked out again."""
@@ -322,17 +343,18 @@ class IncrementalModel:
             if len(known) + len(new) > _KNOWN:
                 known.clear()
                 new = list({text: s for s, text in enumerate(texts)}.values())
-            some = take_segments(tokens, one_segment_a_row(tokens), torch.tensor(new, device=self.device))
-            codes = compressor.encode_each(*some)
+            some, segments = take_segments(tokens, one_segment_a_row(tokens), torch.tensor(new, device=self.device))
+            codes = compressor.encode_each(replace(some, vectors=self._vectors(i, some.ids)), segments)
             known.update(zip((texts[s] for s in new), codes.tolist(), strict=True))
         return torch.tensor([known[text] for text in texts], device=self.device)
 
-    def _vectors(self, i: int, codes: Tensor) -> Tensor:
-        """Codes of level i (R, m, Q) → the vectors behind them (R, m, D), zeros for special ones."""
-        quantizer = self.model.levels[i].compressor.quantizer
-        size, flat = quantizer.codebook_size, codes.flatten(0, 1)
-        vectors = quantizer.decode(flat.clamp(max=size - 1)).masked_fill(flat[:, :1] >= size, 0.0)
-        return vectors.view(*codes.shape[:2], -1)
+    def _vectors(self, i: int, ids: Tensor) -> Tensor | None:
+        """Tokens (T, Q) of level i → the vectors (T, D) behind them, zeros for special ones; None for bytes."""
+        if not i:
+            return None
+        quantizer = self.model.levels[i - 1].compressor.quantizer
+        size = quantizer.codebook_size
+        return quantizer.decode(ids.clamp(max=size - 1)).masked_fill(ids[:, :1] >= size, 0.0)
 
 
 def _packed_rows(tokens: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:

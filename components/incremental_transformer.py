@@ -25,8 +25,8 @@ from components.transformer import SlidingWindowTransformer, TransformerBlock
 class _Places:
     """Where the next n tokens of R rows go, and what they see: the same for all layers.
 
-    rows: (R,) ascending. slots: (T, H) in the rings of all rows and heads, one behind the other. mask: (R, 1, n, C) to
-    be added to the scores. turns: (T, 1, d/2) rotary positions as complex numbers.
+    rows: (R,) ascending. slots: (T·2·H,) of keys and of values, in the rings of all rows, one behind the other. mask:
+    (R, 1, n, C) to be added to the scores. turns: (T, 3·H, d/2) rotary positions as complex numbers; values do not turn.
     """
 
     rows: Tensor
@@ -42,13 +42,15 @@ class IncrementalTransformer:
         self.config, self.slots = transformer.config, transformer.config.window + ahead
         self.blocks = [_IncrementalBlock(block, rows, self.slots) for block in transformer.blocks]
         self.norm = FoldedNorm(transformer.norm)
-        device = self.norm.gain.device
+        device, heads = self.norm.gain.device, self.config.heads
         self._slot = torch.arange(self.slots, device=device)
-        self._first_slot = torch.arange(self.config.heads, device=device) * self.slots  # of each head
+        self._first_slot = torch.arange(2 * heads, device=device) * self.slots  # of each head's keys, then values
         self._one, self._barred = torch.ones((), device=device), torch.tensor(float("-inf"), device=device)
+        turns = torch.arange(3 * heads, device=device) < 2 * heads
+        self._frequencies = turns[:, None] * rotary_frequencies(self.config.head_width, device)  # (3·H, d/2)
 
     def rings(self) -> list[Ring]:
-        return [ring for block in self.blocks for ring in (block.keys, block.values)]
+        return [block.ring for block in self.blocks]
 
     def step(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
         """x: (R, n, D), tokens at consecutive positions (R, n) of the rows (R,), ascending → (R, n, D).
@@ -64,16 +66,17 @@ class IncrementalTransformer:
     def _places(self, rows: Tensor, positions: Tensor) -> _Places:
         """C ≥ window + n - 1, so that what the tokens overwrite is out of sight of all of them: seen from a token, the
         slots of later ones, and of such as were taken back, are those of tokens almost C places before it."""
-        distance = (positions[:, :, None] - self._slot) % self.slots  # (R, n, C)
-        seen = (positions + 1).clamp(max=self.config.window)  # tokens, the row's first ones being all there are
-        mask = torch.where(distance < seen[:, :, None], 0.0, self._barred)[:, None]
-        angles = positions.flatten()[:, None, None] * rotary_frequencies(self.config.head_width, positions.device)
-        first = rows[:, None] * (self.config.heads * self.slots) + positions % self.slots
-        return _Places(rows, first.flatten()[:, None] + self._first_slot, mask, torch.polar(self._one, angles))
+        each = positions.unsqueeze(-1)  # (R, n, 1)
+        distance = (each - self._slot).remainder_(self.slots)  # (R, n, C)
+        seen = each.clamp(max=self.config.window - 1)  # tokens before, the row's first ones being all there are
+        mask = torch.where(distance <= seen, 0.0, self._barred).unsqueeze(1)
+        turns = torch.polar(self._one, positions.view(-1, 1, 1) * self._frequencies)
+        first = rows.view(-1, 1, 1) * (2 * self.config.heads * self.slots) + each % self.slots
+        return _Places(rows, (first + self._first_slot).flatten(), mask, turns)
 
 
 class _IncrementalBlock:
-    """TransformerBlock with its keys and values: rings (B, H·C, d), a head's slots side by side, as attention is
+    """TransformerBlock with its keys and values: a ring (B, 2·H·C, d), a head's slots side by side, as attention is
     several times as fast so."""
 
     @torch.no_grad()
@@ -83,18 +86,17 @@ class _IncrementalBlock:
         self.to_qkv = self.norm.matrix(_with_pairs(attention.to_qkv.weight, self.head_width))
         self.to_out = transposed(attention.to_out.weight)
         self.mlp = FoldedMLP(block.mlp)
-        shape = (rows, self.heads * slots, self.head_width)
-        self.keys, self.values = (ring_of(0.0, *shape, device=self.to_out.device) for _ in range(2))
+        self.ring = ring_of(0.0, rows, 2 * self.heads * slots, self.head_width, device=self.to_out.device)
 
     def step(self, x: Tensor, places: _Places) -> Tensor:
         """(T, D) → (T, D)."""
-        qkv = (self.norm.unit(x) @ self.to_qkv).view(len(x), 3 * self.heads, self.head_width)
-        q, k = _turned(qkv[:, : 2 * self.heads], places.turns).chunk(2, dim=1)
-        self.keys.write(places.slots, k)
-        self.values.write(places.slots, qkv[:, 2 * self.heads :])
-        shape = (len(places.rows), self.heads, -1, self.head_width)
-        q = q.reshape(shape[0], -1, *q.shape[1:]).transpose(1, 2)
-        keys, values = self.keys.of(places.rows).view(shape), self.values.of(places.rows).view(shape)
+        pairs = torch.view_as_complex((self.norm.unit(x) @ self.to_qkv).view(*places.turns.shape, 2))
+        turned = torch.view_as_real(pairs * places.turns).view(len(x), 3 * self.heads, self.head_width)
+        q, new = turned.split([self.heads, 2 * self.heads], dim=1)
+        self.ring.write(places.slots, new.reshape(-1, self.head_width))
+        rows = len(places.rows)
+        keys, values = self.ring.of(places.rows).view(rows, 2 * self.heads, -1, self.head_width).chunk(2, dim=1)
+        q = q.view(rows, -1, self.heads, self.head_width).transpose(1, 2)
         out = F.scaled_dot_product_attention(q, keys, values, attn_mask=places.mask)
         return self.mlp(torch.addmm(x, out.transpose(1, 2).reshape(x.shape), self.to_out))
 
@@ -105,9 +107,3 @@ def _with_pairs(weight: Tensor, head_width: int) -> Tensor:
     qk, v = weight.split([len(weight) * 2 // 3, len(weight) // 3])
     halves = qk.view(-1, 2, head_width // 2, weight.shape[1])
     return torch.cat([halves.transpose(1, 2).reshape(qk.shape), v])
-
-
-def _turned(x: Tensor, turns: Tensor) -> Tensor:
-    """(T, H, d), pairs side by side, by turns (T, 1, d/2)."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.token_hash import mix, ngram_hashes, token_hash
+from components.token_hash import ngram_hashes, token_hash
 from components.tokens import Alphabet, Tokens
 
 HISTORY = -1  # stands for the tokens before a row begins
@@ -32,7 +32,7 @@ class TokenEmbedding(nn.Module):
     0 where tokens have none.
     """
 
-    sizes: Tensor
+    columns: Tensor
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class TokenEmbedding(nn.Module):
         self.alphabet, self.ngram_sizes, self.ngram_rows = alphabet, ngram_sizes, ngram_rows
         self.slots = nn.ModuleList(nn.Embedding(alphabet.size, width) for _ in range(alphabet.slots))
         if ngram_sizes:
-            self.register_buffer("sizes", torch.tensor(sorted(set(ngram_sizes))), persistent=False)
+            self.register_buffer("columns", torch.tensor(sorted(set(ngram_sizes))) - 1, persistent=False)
             self.ngrams = nn.EmbeddingBag(ngram_rows, ngram_width, mode="sum")
             self.from_ngrams = nn.Linear(ngram_width, width, bias=False)
         if vector_width:
@@ -65,20 +65,15 @@ class TokenEmbedding(nn.Module):
         for back in range(1, self.reach):
             moved = F.pad(hashes, (back, 0))[: len(hashes)]
             past.append(torch.where(tokens.packing.positions >= back, moved, HISTORY))
-        return self.embed(tokens.ids, ngram_hashes(torch.stack(past, dim=1)), tokens.vectors)
-
-    def embed(self, ids: Tensor, ngrams: Tensor, vectors: Tensor | None) -> Tensor:
-        """ids (…, Q), ngrams (…, reach or more) as `ngram_hashes` gives them, vectors (…, Dv) → (…, D)."""
-        x = self.slots[0](ids[..., 0])
+        x = self.slots[0](tokens.ids[:, 0])
         for slot in range(1, len(self.slots)):
-            x = x + self.slots[slot](ids[..., slot])
+            x = x + self.slots[slot](tokens.ids[:, slot])
         if self.ngram_sizes:
-            rows = self.ngram_rows_of(ngrams)
-            x = x + self.from_ngrams(self.ngrams(rows.flatten(0, -2))).view(x.shape)
-        if vectors is not None:
-            x = x + self.from_vectors(vectors)
+            x = x + self.from_ngrams(self.ngrams(self.ngram_rows_of(ngram_hashes(torch.stack(past, dim=1)))))
+        if tokens.vectors is not None:
+            x = x + self.from_vectors(tokens.vectors)
         return x
 
     def ngram_rows_of(self, ngrams: Tensor) -> Tensor:
-        """(…, reach or more) hashes of n-grams → (…, G) rows of the n-gram table."""
-        return mix(ngrams[..., self.sizes - 1], self.sizes) % self.ngram_rows
+        """(T, reach or more) hashes of n-grams → (T, G) rows of the n-gram table."""
+        return ngrams.index_select(1, self.columns) % self.ngram_rows

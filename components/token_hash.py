@@ -24,11 +24,19 @@ def token_hash(ids: Tensor) -> Tensor:
 
 
 def ngram_hashes(past: Tensor) -> Tensor:
-    """(…, reach) hashes of the tokens t, t-1, … → (…, reach) of the 1-gram, 2-gram, … that end at t, to be mixed.
+    """(…, reach) hashes of the tokens t, t-1, … → (…, reach) of the 1-gram, 2-gram, … that end at t.
 
-    They are the beginnings of one polynomial, so all of them cost one sum.
+    Before they are mixed they are the beginnings of one polynomial, so all of them cost one sum.
     """
-    return (past * _powers(past.shape[-1], past.device)).cumsum(-1)
+    reach, device = past.shape[-1], past.device
+    return mix((past * _powers(reach, device)).cumsum(-1), _sizes(reach, device))
+
+
+@cache
+def _sizes(reach: int, device: torch.device) -> Tensor:
+    """(reach,) 1, 2, …"""
+    with torch.inference_mode(False):  # what is kept must serve training, too
+        return torch.arange(1, reach + 1, device=device)
 
 
 @cache

@@ -49,20 +49,19 @@ BYTES = Alphabet()
 class NextTokens:
     """n more tokens of each of R rows, as the `step` methods take them.
 
-    rows: (R,) ascending. positions: (R, n) in their rows, consecutive. ids: (R, n, Q). ngrams: (R, n, reach)
-    hashes of the 1-gram, 2-gram, … that end at each. vectors: (R, n, D) or None, as in Tokens.
+    rows: (R,) ascending. positions: (R, n) in their rows, consecutive. places: (R, n) of these in rings, as
+    `places_of` gives them. ids: (R, n, Q). ngrams: (R, n, reach) hashes of the 1-gram, 2-gram, … that end at each.
     """
 
     rows: Tensor
     positions: Tensor
+    places: Tensor
     ids: Tensor
     ngrams: Tensor
-    vectors: Tensor | None
 
     def of(self, index: Tensor) -> NextTokens:
         """Those of some of the rows, by their places among them."""
-        rows, positions, ids, ngrams = (x[index] for x in (self.rows, self.positions, self.ids, self.ngrams))
-        return NextTokens(rows, positions, ids, ngrams, self.vectors[index] if self.vectors is not None else None)
+        return NextTokens(*(x[index] for x in (self.rows, self.positions, self.places, self.ids, self.ngrams)))
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,19 @@ class VectorQuantizer(nn.Module):
             return torch.cat(parts, dim=1)
 
     @torch.no_grad()
+    def parts(self) -> Tensor:
+        """(Q, K, D): `decode` of codes is the sum of one of them a slot, the one of that slot's code."""
+        slots, size = self.config.codes_per_segment, self.config.codebook_size
+        nothing = torch.zeros(size, slots, dtype=torch.int64, device=next(self.buffers()).device)
+        parts = []
+        for slot in range(slots):
+            codes = nothing.clone()
+            codes[:, slot] = torch.arange(size, device=codes.device)
+            vectors = self.decode(codes)
+            parts.append(vectors - vectors[:1] if slot else vectors)
+        return torch.stack(parts)
+
+    @torch.no_grad()
     def neighbours(self, codes: Tensor) -> Tensor:
         """codes: (S, Q) → (S, M, Q): what lies next to them. One slot of each differs: for fsq by one step in one
         dimension (at its last value it stays), for the others it is one of the nearest codes of that codebook."""
