@@ -159,7 +159,9 @@ class ByteSegmentCompressor(nn.Module):
 
     def encode_each(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, Q) the codes of `encode`, for a few segments that need not be compared with each other."""
-        return self._quantize(tokens, segments, None)[0]
+        first = tokens.ids[segments.first_tokens, :1]
+        codes = self.quantizer(self.pooled(tokens, segments)).codes
+        return torch.where(first < self.alphabet.codebook_size, codes, self._special_code(first))
 
     def _quantize(
         self, tokens: Tokens, segments: Segments, expander: CodeExpander | None
@@ -173,11 +175,14 @@ class ByteSegmentCompressor(nn.Module):
         if expander is not None:
             inside = take_segments(tokens, segments, plain)
             codes, vectors = search_codes(codes, vectors, *inside, self.quantizer, expander)
-        number = tokens.ids[first, 0] - self.alphabet.codebook_size + self.code_alphabet.codebook_size
-        ids = number[:, None].repeat(1, self.code_alphabet.slots)
+        ids = self._special_code(tokens.ids[first, :1]).repeat(1, self.code_alphabet.slots)
         ids[plain] = codes
         zeros = vectors.new_zeros(len(first), self.config.width)
         return ids, zeros.index_put((plain,), vectors), quantized.loss
+
+    def _special_code(self, token: Tensor) -> Tensor:
+        """The number of a special token among the codes."""
+        return token - self.alphabet.codebook_size + self.code_alphabet.codebook_size
 
     def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, D) what the quantizer reads: a function of each segment's own tokens."""

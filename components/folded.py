@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.token_embedding import TokenEmbedding
 from components.token_head import DepthHead
@@ -69,7 +69,7 @@ class FoldedEmbedding:
     @torch.no_grad()
     def __init__(self, embedding: TokenEmbedding, quantizer: VectorQuantizer | None = None) -> None:
         self.embedding = embedding
-        tables = torch.stack([slot.weight.float() for slot in embedding.slots])  # (Q, K + 3, D)
+        tables = torch.stack([cast(nn.Embedding, slot).weight.float() for slot in embedding.slots])  # (Q, K + 3, D)
         if quantizer is not None:
             tables[:, : embedding.alphabet.codebook_size] += embedding.from_vectors(quantizer.parts())
         self.table = tables.flatten(0, 1)

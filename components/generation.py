@@ -231,34 +231,36 @@ class _Generation:
         for m in range(block):
             code = self._choose_code(rows, context)
             plain = code[:, 0] < self.model.top.alphabet.codebook_size
-            rows, code = rows[plain], code[plain]
+            if not plain.all():
+                rows, code = rows[plain], code[plain]
             if not len(rows):
                 break
             ids[rows, m] = code
-            counts[rows] += 1
+            counts.index_add_(0, rows, torch.ones_like(rows))
             context = self.state.read_codes(rows, code)
         return ids, counts
 
     def _choose_code(self, rows: Tensor, context: Tensor) -> Tensor:
         """(R, C) → codes (R, Q), drawn slot by slot; K in slot 0 is the end of the text."""
-        alphabet, banned = self.model.top.alphabet, self._banned_codes(rows)
-        ids = torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
+        alphabet, ids = self.model.top.alphabet, rows.new_zeros(len(rows), 0)
         for slot in range(alphabet.slots):
-            logits = self.state.code_head.slot_logits(context, ids.clamp(max=alphabet.codebook_size - 1))
-            if slot == alphabet.slots - 1:
-                for i, begin in enumerate(map(tuple, ids.tolist())):
-                    last = {code[-1] for code in banned[i] if code[:-1] == begin}
-                    if len(last) < logits.shape[1]:  # with a small codebook there may be none left
-                        logits[i, list(last)] = -math.inf
-            ids = torch.cat([ids, self.sample(logits)[:, None]], dim=1)
-        for row, code in zip(rows.tolist(), map(tuple, ids.tolist()), strict=True):
-            self.codes[row].append(code)
+            earlier = ids.clamp(max=alphabet.codebook_size - 1) if slot else ids
+            logits = self.state.code_head.slot_logits(context, earlier)
+            if self.config.no_repeat_ngram_size and slot == alphabet.slots - 1:
+                self._ban_codes(rows, ids, logits)
+            ids = torch.cat([ids, self.sample(logits).unsqueeze(1)], dim=1)
+        if self.config.no_repeat_ngram_size:
+            for row, code in zip(rows.tolist(), map(tuple, ids.tolist()), strict=True):
+                self.codes[row].append(code)
         return ids
 
-    def _banned_codes(self, rows: Tensor) -> list[set[tuple[int, ...]]]:
-        size = self.config.no_repeat_ngram_size
-        size = max(2, round(size / self.model.target_bytes_per_code)) if size else 0
-        return [repeats(self.codes[row], size) for row in rows.tolist()]
+    def _ban_codes(self, rows: Tensor, begins: Tensor, logits: Tensor) -> None:
+        """Takes from the logits (R, K) of the last slot what would, behind `begins` (R, Q - 1), repeat codes."""
+        size = max(2, round(self.config.no_repeat_ngram_size / self.model.target_bytes_per_code))
+        for i, (row, begin) in enumerate(zip(rows.tolist(), map(tuple, begins.tolist()), strict=True)):
+            last = {code[-1] for code in repeats(self.codes[row], size) if code[:-1] == begin}
+            if len(last) < logits.shape[1]:  # with a small codebook there may be none left
+                logits[i, list(last)] = -math.inf
 
     def _to_go(self, until_boundary: bool) -> Tensor:
         rows = torch.arange(len(self.prompts), device=self.state.device)

@@ -293,7 +293,7 @@ class IncrementalModel:
 
     def _know(self, memory: Memory, tokens: NextTokens, lengths: Tensor, before: Tensor) -> Tensor:
         memory.before.write(places_of(tokens.rows, tokens.positions + 1, memory.slots), before)
-        memory.counts[tokens.rows] += lengths
+        memory.counts.index_add_(0, tokens.rows, lengths)
         return before
 
     def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> _Cut:

@@ -26,7 +26,8 @@ class _Places:
     """Where the next n tokens of R rows go, and what they see: the same for all layers.
 
     rows: (R,) ascending. slots: (T·2·H,) of keys and of values, in the rings of all rows, one behind the other. mask:
-    (R, 1, n, C) to be added to the scores. turns: (T, 3·H, d/2) rotary positions as complex numbers; values do not turn.
+    (R, 1, n, C) to be added to the scores. turns: (T, 3·H, d/2) rotary positions as complex numbers; values are not
+    turned.
     """
 
     rows: Tensor

@@ -93,11 +93,10 @@ class Sampler:
         config = self.config
         if config.temperature < _GREEDY:
             return logits.argmax(-1)
-        ordered, index = (logits.flatten(0, -2) / config.temperature).sort(-1, descending=True)
-        if config.top_k:
-            ordered[:, config.top_k :] = -math.inf
-        up_to = ordered.softmax(-1).cumsum(-1)  # (T, classes): of a choice and all more probable ones
-        last = torch.searchsorted(up_to, up_to.new_full((len(up_to), 1), config.top_p)).clamp_(max=up_to.shape[1] - 1)
+        count = min(config.top_k or logits.shape[-1], logits.shape[-1])
+        ordered, index = logits.flatten(0, -2).topk(count)
+        up_to = (ordered / config.temperature).softmax(-1).cumsum(-1)  # (T, count): of a choice and all more probable
+        last = torch.searchsorted(up_to, up_to.new_full((len(up_to), 1), config.top_p)).clamp_(max=count - 1)
         point = torch.rand(last.shape, generator=self.random, device=up_to.device) * up_to.gather(1, last)
         choice = torch.minimum(torch.searchsorted(up_to, point, right=True), last)
         return index.gather(1, choice).view(logits.shape[:-1])
