@@ -10,6 +10,7 @@ Letters: T packed tokens, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from components.folded import FoldedEmbedding
 from components.incremental_transformer import IncrementalTransformer
 from components.token_embedding import TokenEmbedding, check_at_least_one
-from components.token_head import ParallelHead, targets_of
+from components.token_head import ParallelHead, nats_of, targets_of
 from components.tokens import Alphabet, NextTokens, Tokens
 from components.transformer import SlidingWindowTransformer, TransformerConfig
 
@@ -66,24 +67,20 @@ class EntropyModel(nn.Module):
             x = self.embedding(Tokens(tokens.ids, packing, tokens.alphabet, vectors))
             hidden = self.transformer(x, packing)
             before = packing.shift(hidden, hidden.new_zeros(hidden.shape[1]))
-            entropies = entropy(self.head.logits(before))
-            nats = self.head.nats(before, targets_of(tokens))
+            logits = self.head.logits(before)
+            nats = nats_of(logits, targets_of(tokens))
         first = packing.positions == 0
-        return entropies.detach().masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
+        return entropy(logits).masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
 
     def step(self, tokens: NextTokens, embedding: FoldedEmbedding, transformer: IncrementalTransformer) -> Tensor:
         """(R, n) H in nats of the tokens after each of these; equals `forward`.
 
         embedding, transformer: this model's, folded, the latter with the tokens before.
         """
-        with torch.autocast(tokens.ids.device.type, enabled=False):
-            return entropy(self.head.logits(transformer.step(embedding(tokens), tokens.rows, tokens.positions)))
+        return entropy(self.head.logits(transformer.step(embedding(tokens), tokens.rows, tokens.positions)))
 
 
+@torch.no_grad()
 def entropy(logits: list[Tensor]) -> Tensor:
-    """Σ over slots of −Σ p log p. logits: per slot (…, classes) → (…) nats."""
-    total = torch.zeros(())
-    for slot in logits:
-        log_p = slot.log_softmax(-1)
-        total = total - (log_p.exp() * log_p).sum(-1)
-    return total
+    """Σ over slots of −Σ p log p. logits: per slot (…, classes) → (…) nats, without gradients."""
+    return reduce(torch.add, (torch.special.entr(slot.softmax(-1)).sum(-1) for slot in logits))

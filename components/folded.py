@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.large_pages import in_large_pages
 from components.token_embedding import TokenEmbedding
 from components.token_head import DepthHead
 from components.tokens import NextTokens
@@ -110,4 +111,4 @@ class FoldedDepthHead:
 
 def transposed(weight: Tensor) -> Tensor:
     """The weight (O, D) of a linear layer → (D, O) fp32, row by row: read once, in order, for one vector."""
-    return weight.detach().float().t().contiguous()
+    return in_large_pages(weight.detach().float().t())

@@ -29,7 +29,7 @@ from components.sampling import GenerationConfig, Sampler, WrittenText, repeats
 from components.tokens import BYTES
 
 _AHEAD = 32  # bytes that are read at once
-_BLOCK = 16  # codes that are decoded at once
+_BLOCK = 32  # codes that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,8 @@ class _Generation:
         guessed, following = rows[index], self._read_on(rows[index], byte[index], [guesses[i] for i in index])
         if len(index) == len(rows) and not self.state.waiting.any():
             return guessed, following
-        index = [
-            i for i, guess in enumerate(guesses) if not guess
-        ]  # these do not pay for the length of others' guesses
+        # The others do not pay for the length of these guesses.
+        index = [i for i, guess in enumerate(guesses) if not guess]
         going, after = self._read_byte(rows[index], byte[index], until_boundary)
         rows, order = torch.cat([guessed, going]).sort()
         return rows, torch.cat([following, after])[order]

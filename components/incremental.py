@@ -211,7 +211,8 @@ class IncrementalModel:
         count = int(ended.sum())
         enough = count > _WAITING_FOR_ONE * (len(rows) - count)
         if not waited and (enough or not count):  # nobody has to wait
-            self._send_up(0, cut)
+            if count:
+                self._send_up(0, cut)
             return rows, self._go_on(0, cut)[:, 0]
         self.waiting[rows] = ended
         if count == len(rows):

@@ -1,9 +1,11 @@
+import gc
 import itertools
 
 import pytest
 import torch
 
 from components.folded import FoldedDepthHead
+from components.large_pages import in_large_pages
 from components.packing import Packing
 from components.token_head import NOTHING, DepthHead, ParallelHead, targets_of
 from components.tokens import BYTES, Alphabet, Tokens
@@ -72,3 +74,13 @@ def test_eos_is_the_class_after_the_codes_and_bos_is_no_target() -> None:
     tokens = Tokens(ids, Packing.from_lengths(torch.tensor([3])), TINY)
     assert targets_of(tokens).tolist() == [[NOTHING, NOTHING], [2, 1], [3, NOTHING]]
     assert torch.equal(tokens.ids, ids)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1024, 700)])
+def test_a_copy_in_large_pages_is_a_copy(shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape)
+    copy = in_large_pages(weight.T)
+    assert copy.is_contiguous() and torch.equal(copy, weight.T)
+    weight.zero_()
+    gc.collect()  # the pages stay as long as the tensor
+    assert copy.count_nonzero() == copy.numel()
