@@ -258,7 +258,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--autoencoder-fraction", type=float, default=0.25, help="of our own training; see config.py")
+    parser.add_argument("--autoencoder-fraction", type=float, default=0.15, help="of our own training; see config.py")
     parser.add_argument("--held-out-bytes", type=int, default=262_144)
     parser.add_argument(
         "--curve-bytes", type=int, default=65_536, help="of the held-out text, for each point of a curve"

@@ -47,7 +47,7 @@ class ModelConfig:
     top_transformer_config: TopTransformerConfig = field(default_factory=TopTransformerConfig)
     predict_loss_weight: float = 1.0
     reconstruction_loss_weight: float = 2.0
-    top_lm_loss_weight: float = 0.2
+    top_lm_loss_weight: float = 0.6
     aux_lm_loss_weight: float = 1.0
     repetition_weight: float = 0.5
 
