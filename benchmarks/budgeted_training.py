@@ -22,10 +22,16 @@ from abstractinator.data import Corpus, train_loader
 from abstractinator.device import autocast
 from abstractinator.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from abstractinator.training.optimizers import build_optimizers
+from benchmarks.common import progress
 from benchmarks.contenders.base import Contender
-from benchmarks.exact_against_flat import rate_at
 
 clock = time.perf_counter
+_WARM_UP, _DECAY = 0.02, 0.4  # shares of the budget: rising at the beginning, falling to 0 at the end
+
+
+def rate_at(done: float) -> float:
+    """Factor on the learning rates when the share `done` of the budget is used up."""
+    return max(0.0, min(1.0, (done + 1e-3) / _WARM_UP, (1.0 - done) / _DECAY))
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Training:
         )
         self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         self.loader = train_loader(corpus, recipe.sequence_length, recipe.batch_size, recipe.seed)
+        self._batches: Iterator[Tensor] | None = None
         self.seconds, self.bytes, self.steps, self.parts = 0.0, 0, 0, 0
 
     @property
@@ -68,15 +75,17 @@ class Training:
         Raises FloatingPointError when a gradient is not finite.
         """
         self.contender.train()
-        batches, goal = iter(self.loader), until * self.recipe.budget
+        goal = until * self.recipe.budget
         while self.steps == 0 or self.used + self.used / self.steps / 2 < goal:
             start = clock()
-            self._next_step(batches)
+            self._next_step()
             self.seconds += clock() - start
         self.parts += 1
 
-    def _next_step(self, batches: Iterator[Tensor]) -> None:
-        self.step(next(batches), self.used / self.recipe.budget)
+    def _next_step(self) -> None:
+        if self._batches is None:
+            self._batches = iter(self.loader)
+        self.step(next(self._batches), self.used / self.recipe.budget)
 
     def step(self, rows: Tensor, done: float) -> None:
         """One optimizer step on (B, N), with the share `done` of the budget behind."""
@@ -109,9 +118,18 @@ class Training:
         for optimizer, saved in zip(self.optimizers, payload["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.loader.load_state_dict(payload["loader"])
+        self._batches = None
         for name, value in payload["progress"].items():
             setattr(self, name, value)
         set_random_state(payload["random"])
+
+
+def take_turns(trainings: dict[str, Training], parts: int) -> None:
+    """Trains all until their budgets are used up, a part at a time."""
+    for number in range(1, parts + 1):
+        for name, training in trainings.items():
+            training.run(number / parts)
+            progress(f"{name}: {number} of {parts} parts, {training.steps:,} steps, {training.seconds:,.0f} s")
 
 
 def load_weights(contender: Contender, payload: dict[str, Any]) -> None:

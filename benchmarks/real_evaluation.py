@@ -1,6 +1,6 @@
 """The model, a flat byte transformer of as many parameters and chance on tasks of lm-evaluation-harness.
 
-Both models train for --seconds, in turns, as in benchmarks.exact_against_flat, or are taken from checkpoints.
+Both models train for --seconds, in turns, as in benchmarks.suite, or are taken from checkpoints.
 Then all are scored by the same code: the model in its two ways (exact and two-part), on the same items. Each
 looks at as many bytes as it can use: see the default of max_length of hier_ae and flat_bytes.
 """
@@ -8,29 +8,34 @@ looks at as many bytes as it can use: see the default of max_length of hier_ae a
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from abstractinator import __version__
 from abstractinator.config import ExperimentConfig
-from abstractinator.data import open_corpus
+from abstractinator.data import DataConfig, open_corpus
 from abstractinator.device import keep_freed_memory
 from abstractinator.evaluation.harness import find_tasks, load_tasks
 from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
 from abstractinator.settings import to_dict
 from abstractinator.training.checkpoint import save_checkpoint
-from benchmarks import exact_against_flat
+from benchmarks.budgeted_training import Recipe, Training, take_turns
 from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
-from benchmarks.common import ROOT, finish, progress, table
-from benchmarks.exact_against_flat import Contestant, contestants, take_turns
+from benchmarks.common import ROOT, argument_parser, count_parameters, finish, progress, table
+from benchmarks.contenders.abstractinator import Abstractinator
+from benchmarks.contenders.base import Setting
+from benchmarks.contenders.flat import Flat
+from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
-DEFAULT_TASKS = "local_lambada,local_hellaswag,local_arc_easy,local_piqa,local_blimp,local_novels_bpb"
+DEFAULT_TASKS = "local_lambada,local_hellaswag,local_arc_easy,local_piqa,local_blimp,local_novels_bpb,local_docs_until"
 
 
 class Stopwatch:
@@ -54,27 +59,34 @@ class Stopwatch:
 
 def train(options: argparse.Namespace) -> tuple[str, str]:
     """Trains both in turns → the paths of their checkpoints."""
-    experiment = exact_against_flat.experiment_of(options)
-    entered = contestants(options, experiment, open_corpus(experiment.data))
-    take_turns(entered, options.seconds, options.slice_seconds, experiment.gradient_clip_norm)
-    ours, flat = entered[:2]
+    data = DataConfig(path=options.data)
+    corpus, parameters = open_corpus(data), options.parameters
+    setting = Setting(
+        parameters or count_parameters(HierarchicalAutoencoder(ModelConfig())), corpus, options.keep, options.seed
+    )
+    recipe = Recipe("seconds", options.seconds, 1.0, options.sequence_length, options.batch_size, options.seed)
+    torch.manual_seed(options.seed)
+    ours, flat = Abstractinator(Abstractinator.fit(setting), setting), Flat(Flat.fit(setting), setting)
+    training = Training(ours, corpus, recipe)
+    take_turns({"abstractinator": training, "flat": Training(flat, corpus, recipe)}, options.parts)
     options.keep.mkdir(parents=True, exist_ok=True)
     paths = options.keep / "ours.pt", options.keep / "flat.pt"
-    save_ours(paths[0], ours, experiment)
-    save_flat(paths[1], flat.model, experiment.sequence_length)  # type: ignore[arg-type]
+    sizes = {"sequence_length": options.sequence_length, "batch_size": options.batch_size, "seed": options.seed}
+    save_ours(paths[0], ours.model, training, ExperimentConfig(model=ours.model.config, data=data, **sizes))
+    save_flat(paths[1], flat.model, options.sequence_length)
     return str(paths[0]), str(paths[1])
 
 
-def save_ours(path: Path, one: Contestant, experiment: ExperimentConfig) -> None:
+def save_ours(path: Path, model: HierarchicalAutoencoder, training: Training, experiment: ExperimentConfig) -> None:
     """A checkpoint with what is needed to evaluate and to generate, not to go on training."""
     payload = {
         "version": __version__,
         "config": to_dict(experiment),
-        "model": one.model.state_dict(),
-        "step": one.steps,
-        "total_steps": one.steps,
-        "bytes_read": one.bytes,
-        "seconds": one.seconds,
+        "model": model.state_dict(),
+        "step": training.steps,
+        "total_steps": training.steps,
+        "bytes_read": training.bytes,
+        "seconds": training.seconds,
     }
     save_checkpoint(path, payload)
 
@@ -112,7 +124,14 @@ def result_table(found: list[dict[str, Any]]) -> str:
 
 
 def parser_of_options() -> argparse.ArgumentParser:
-    parser = exact_against_flat.parser_of_options("benchmarks.real_evaluation", __doc__)
+    parser = argument_parser("benchmarks.real_evaluation", __doc__)
+    parser.add_argument("--data", type=os.path.abspath, help="local text to train on; the embedded corpus without it")
+    parser.add_argument("--parameters", type=int, help="of both ± 5 %%; those of the default preset without it")
+    parser.add_argument("--seconds", type=float, default=600.0, help="training time of each")
+    parser.add_argument("--parts", type=int, default=20, help="turns")
+    parser.add_argument("--sequence-length", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tasks", default=DEFAULT_TASKS, help="names with commas between them")
     parser.add_argument("--include-path", help="the folder of their task files")
     parser.add_argument("--limit", type=float, help="items of each task, or a share below 1")

@@ -113,6 +113,25 @@ def test_our_own_bits_per_byte_are_those_of_the_evaluation(setting: Setting) -> 
     assert per_position == pytest.approx(expected.levels[-1].bytes_per_code)
 
 
+def test_turns_read_the_text_on(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in turns see the batches that one at a stretch sees, with the budget used up."""
+    kind, seen = contender_class("flat"), {"a": [], "b": []}
+    recipe = budgeted_training.Recipe("bytes", 4000, 1.0, _LENGTH, 4, seed=0)
+
+    def training_of(name: str) -> budgeted_training.Training:
+        training = budgeted_training.Training(kind(kind.fit(setting), setting), setting.corpus, recipe)
+        step = training.step
+        monkeypatch.setattr(training, "step", lambda rows, done: (seen[name].append(rows), step(rows, done)))
+        return training
+
+    trainings = {name: training_of(name) for name in seen}
+    budgeted_training.take_turns(trainings, 3)
+    for name, training in trainings.items():
+        wanted = [rows for rows, _ in zip(train_loader(setting.corpus, _LENGTH, 4, 0), seen[name], strict=False)]
+        assert len(wanted) > 3 and all(map(torch.equal, wanted, seen[name]))
+        assert training.parts == 3 and abs(training.bytes - 4000) < 4 * _LENGTH
+
+
 def test_no_contender_sees_the_future(contender: Contender) -> None:
     """Changing byte t changes no earlier nats: those of the bytes before it, in the sum over the whole row.
 

@@ -13,7 +13,7 @@ from tiny_models import tiny_level, tiny_transformer
 from abstractinator.config import load_experiment
 from abstractinator.settings import to_dict
 from abstractinator.training.checkpoint import save_checkpoint
-from benchmarks import exact_against_flat, flat_transformer, generation_speed, length_scaling, quantizer_memory
+from benchmarks import budgeted_training, flat_transformer, generation_speed, length_scaling, quantizer_memory
 from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
 from benchmarks.flat_transformer import FlatByteTransformer, flat_config
 from components.code_sequence_transformer import TopTransformerConfig
@@ -97,7 +97,7 @@ def test_flat_transformer_steps_as_it_runs_while_its_cache_lasts() -> None:
 
 
 def test_schedule_rises_holds_and_falls() -> None:
-    rates = [exact_against_flat.rate_at(done / 100) for done in range(101)]
+    rates = [budgeted_training.rate_at(done / 100) for done in range(101)]
     assert 0 < rates[0] < 0.1 and all(rate == 1 for rate in rates[2:61])
     assert rates[80] == pytest.approx(0.5) and rates[100] == 0
 
@@ -107,18 +107,6 @@ def test_flat_transformer_script(files: dict[str, str], capsys: pytest.CaptureFi
     flat_transformer.main([*sizes, *_options(files, "output")])
     assert "bytes/s" in capsys.readouterr().out
     assert len(_result(files)["sizes"]) == 2
-
-
-def test_exact_against_flat_script(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = _words("--seconds 1.2 --slice-seconds 0.3 --sequence-length 128 --batch-size 2 --held-out-bytes 512")
-    exact_against_flat.main(
-        [*sizes, "--small-flat", "20000", "weight_decay=0.1", *_options(files, "config", "data", "output")]
-    )
-    assert "small flat" in capsys.readouterr().out
-    scores = _result(files)["contestants"]
-    assert [s["name"] for s in scores] == ["abstractinator", "flat", "small flat"]
-    assert scores[1]["parameters"] == pytest.approx(scores[0]["parameters"], rel=0.03)
-    assert all(0 < s["exact"] < 16 and s["steps"] >= 1 for s in scores)
 
 
 def test_length_scaling_script(here: None, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,11 @@ import pytest
 import torch
 from lm_eval.tasks import TaskManager
 from tiny_evaluation import requests_of, write_tasks
-from tiny_models import rows_of, tiny_config
+from tiny_models import rows_of
 from tiny_runs import write_text
 
 from abstractinator.evaluation import harness
 from abstractinator.evaluation.scoring import Passage
-from abstractinator.settings import to_dict
 from benchmarks import real_evaluation
 from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
 from benchmarks.flat_transformer import FlatByteTransformer
@@ -67,12 +66,10 @@ def test_chance_takes_the_logarithm_of_its_choices() -> None:
 def test_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(harness, "TaskManager", partial(TaskManager, include_defaults=False))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    config = tmp_path / "tiny.py"
-    config.write_text(f"exp_config = { ({'model': to_dict(tiny_config('information'))})!r}\n")
     common = ["--tasks", "tiny_choice,tiny_text", "--include-path", write_tasks(tmp_path / "tasks"), "--limit", "2"]
     common += ["--output", str(tmp_path / "result.json")]
-    sizes = {"seconds": 0.4, "slice-seconds": 0.2, "sequence-length": 64, "batch-size": 2, "held-out-bytes": 512}
-    paths = {"config": config, "data": write_text(tmp_path / "text"), "keep": tmp_path / "kept"}
+    sizes = {"parameters": 100_000, "seconds": 0.4, "parts": 2, "sequence-length": 64, "batch-size": 2}
+    paths = {"data": write_text(tmp_path / "text"), "keep": tmp_path / "kept"}
     training = [word for name, value in (sizes | paths).items() for word in (f"--{name}", str(value))]
     real_evaluation.main([*common, *training])
     first = json.loads((tmp_path / "result.json").read_text())["models"]

@@ -37,7 +37,7 @@ class Setting:
     corpus: Corpus
     folder: Path
     seed: int = 0
-    autoencoder_fraction: float = 0.25
+    autoencoder_fraction: float = 0.15
 
 
 class Contender(nn.Module, ABC):
