@@ -80,10 +80,10 @@ class FoldedEmbedding:
 
     def __call__(self, tokens: NextTokens) -> Tensor:
         """→ (R, n, D)."""
-        x = F.embedding_bag(tokens.ids.flatten(0, 1) + self.first, self.table, mode="sum")
+        x = F.embedding(tokens.ids.flatten(0, 1) + self.first, self.table).sum(1)
         if self.embedding.ngram_sizes:
             rows = self.embedding.ngram_rows_of(tokens.ngrams.flatten(0, 1))
-            x = torch.addmm(x, F.embedding_bag(rows, self.embedding.ngrams.weight, mode="sum"), self.from_ngrams)
+            x = torch.addmm(x, F.embedding(rows, self.embedding.ngrams.weight).sum(1), self.from_ngrams)
         return x.view(*tokens.positions.shape, x.shape[-1])
 
 
