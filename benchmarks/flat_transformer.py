@@ -134,12 +134,12 @@ class FlatByteTransformer(nn.Module):
             self.to_logits.weight = self.embedding.weight
 
     @classmethod
-    def sized(cls, parameters: int, layers: int | None = None, tied: bool = False) -> FlatByteTransformer:
-        """A model of `parameters` ± 3 %, about 64 times as wide as deep unless `layers` is given.
+    def sized(cls, parameters: int, tied: bool = False) -> FlatByteTransformer:
+        """A model of `parameters` ± 3 %, about 64 times as wide as deep.
 
         Raises ValueError where there is none.
         """
-        return cls(**vars(flat_config(parameters, layers, tied)))
+        return cls(**vars(flat_config(parameters, tied=tied)))
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, N) byte ids → mean nats over the predicted bytes."""

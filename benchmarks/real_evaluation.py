@@ -71,8 +71,15 @@ def train(options: argparse.Namespace) -> tuple[str, str]:
     take_turns({"abstractinator": training, "flat": Training(flat, corpus, recipe)}, options.parts)
     options.keep.mkdir(parents=True, exist_ok=True)
     paths = options.keep / "ours.pt", options.keep / "flat.pt"
-    sizes = {"sequence_length": options.sequence_length, "batch_size": options.batch_size, "seed": options.seed}
-    save_ours(paths[0], ours.model, training, ExperimentConfig(model=ours.model.config, data=data, **sizes))
+    experiment = ExperimentConfig(
+        model=ours.model.config,
+        data=data,
+        sequence_length=options.sequence_length,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        autoencoder_fraction=setting.autoencoder_fraction,
+    )
+    save_ours(paths[0], ours.model, training, experiment)
     save_flat(paths[1], flat.model, options.sequence_length)
     return str(paths[0]), str(paths[1])
 

@@ -103,7 +103,7 @@ class ByteSegmentCompressor(nn.Module):
 
     def __init__(self, config: CompressorConfig, alphabet: Alphabet, vector_width: int = 0) -> None:
         super().__init__()
-        self.config, self.alphabet, self.vector_width = config, alphabet, vector_width
+        self.config, self.alphabet = config, alphabet
         self.code_alphabet = Alphabet(config.quantizer.codebook_size, config.quantizer.codes_per_segment)
         check_rule(config.segmentation.rule, alphabet)
         longest = config.segmentation.max_tokens_per_code

@@ -77,7 +77,8 @@ class EntropyModel(nn.Module):
 
         embedding, transformer: this model's, folded, the latter with the tokens before.
         """
-        return entropy(self.head.logits(transformer.step(embedding(tokens), tokens.rows, tokens.positions)))
+        with torch.autocast(tokens.ids.device.type, enabled=False):
+            return entropy(self.head.logits(transformer.step(embedding(tokens), tokens.rows, tokens.positions)))
 
 
 @torch.no_grad()

@@ -63,8 +63,8 @@ class FoldedMLP:
 class FoldedEmbedding:
     """TokenEmbedding of bytes or, with the quantizer that made them, of codes and the vectors behind them.
 
-    A vector behind codes is a sum over slots (VectorQuantizer.parts), so it is folded into the slots' tables; special
-    codes have none.
+    A vector behind codes is a sum over slots (VectorQuantizer.part), so it is folded into the slots' tables; special
+    codes have none. The table of n-grams is the module's own.
     """
 
     @torch.no_grad()
@@ -72,7 +72,8 @@ class FoldedEmbedding:
         self.embedding = embedding
         tables = torch.stack([cast(nn.Embedding, slot).weight.float() for slot in embedding.slots])  # (Q, K + 3, D)
         if quantizer is not None:
-            tables[:, : embedding.alphabet.codebook_size] += embedding.from_vectors(quantizer.parts())
+            for slot, table in enumerate(tables):
+                table[: embedding.alphabet.codebook_size] += embedding.from_vectors(quantizer.part(slot))
         self.table = tables.flatten(0, 1)
         self.first = torch.arange(len(tables), device=tables.device) * tables.shape[1]  # row of each slot
         if embedding.ngram_sizes:

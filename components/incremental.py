@@ -199,7 +199,8 @@ class IncrementalModel:
 
     @torch.no_grad()
     def read_byte(self, rows: Tensor, byte: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in one byte (R,) of some rows (R,), ascending → the rows that go on, and `hidden` (R', D) of them.
+        """Takes in one byte (R,) of some rows (R,), ascending, or, where rows wait, of none → the rows that go on, and
+        `hidden` (R', D) of them.
 
         Rows that complete a segment wait until they are more than _WAITING_FOR_ONE for each row that does not; then
         all that wait go on.

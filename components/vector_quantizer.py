@@ -272,17 +272,13 @@ class VectorQuantizer(nn.Module):
             return torch.cat(parts, dim=1)
 
     @torch.no_grad()
-    def parts(self) -> Tensor:
-        """(Q, K, D): `decode` of codes is the sum of one of them a slot, the one of that slot's code."""
-        slots, size = self.config.codes_per_segment, self.config.codebook_size
-        nothing = torch.zeros(size, slots, dtype=torch.int64, device=next(self.buffers()).device)
-        parts = []
-        for slot in range(slots):
-            codes = nothing.clone()
-            codes[:, slot] = torch.arange(size, device=codes.device)
-            vectors = self.decode(codes)
-            parts.append(vectors - vectors[:1] if slot else vectors)
-        return torch.stack(parts)
+    def part(self, slot: int) -> Tensor:
+        """(K, D): `decode` of codes is the sum over slots of the one of that slot's code."""
+        size, device = self.config.codebook_size, next(self.buffers()).device
+        codes = torch.zeros(size, self.config.codes_per_segment, dtype=torch.int64, device=device)
+        codes[:, slot] = torch.arange(size, device=device)
+        vectors = self.decode(codes)
+        return vectors - vectors[:1] if slot else vectors
 
     @torch.no_grad()
     def neighbours(self, codes: Tensor) -> Tensor:

@@ -115,11 +115,18 @@ def test_codes_are_those_of_a_model_that_remembers_none(monkeypatch: pytest.Monk
         assert few < many < len(text) / 4
 
 
+@pytest.mark.parametrize("patience", [0, 1, 3])
 @every_shape
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(data=st.data())
-def test_rows_that_wait_catch_up(shape: str, data: st.DataObject) -> None:
+def test_rows_that_wait_catch_up(shape: str, patience: int, data: st.DataObject) -> None:
     """Bytes come one by one for some rows, several at once for others, in any order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(incremental, "_WAITING_FOR_ONE", patience)
+        _wait_and_catch_up(shape, data)
+
+
+def _wait_and_catch_up(shape: str, data: st.DataObject) -> None:
     model, every, nothing = model_of(shape), torch.arange(3), torch.zeros(0, dtype=torch.int64)
     texts = [random_text(random.Random(seed), 40) for seed in range(3)]
     state, known = IncrementalModel(model, 3, AHEAD), [0, 0, 0]
