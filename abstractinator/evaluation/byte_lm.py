@@ -74,8 +74,8 @@ class ByteLM(LM):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if max_length < 2:
-            raise ValueError(f"max_length must be at least 2 bytes, not {max_length}")
+        if not isinstance(max_length, int) or max_length < 2:
+            raise ValueError(f"max_length must be a whole number of at least 2 bytes, not {max_length!r}")
         self.max_length = max_length
         self._accelerator = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -50,7 +50,7 @@ class HierarchicalAELM(ByteLM):
 
     def __init__(
         self,
-        checkpoint: str | None = None,
+        checkpoint: str | int | None = None,
         scoring: str = "exact",
         max_length: int | None = None,
         dtype: str = "float32",
@@ -66,7 +66,7 @@ class HierarchicalAELM(ByteLM):
         _check_choice("scoring", scoring, get_args(Scoring))
         _check_choice("dtype", dtype, get_args(Precision))
         GenerationConfig(mode=generation)  # type: ignore[arg-type]  # raises for a mode that there is not
-        model, payload = load_model(checkpoint, torch.device("cpu"))
+        model, payload = load_model(str(checkpoint), torch.device("cpu"))  # the harness makes a number of digits
         trained_length = payload["config"]["sequence_length"]
         super().__init__(
             max_length=_LENGTH_FACTOR * trained_length if max_length is None else max_length,

@@ -1,0 +1,8 @@
+"""`python -m abstractinator` is the command `abstractinator`."""
+
+import sys
+
+from abstractinator.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
