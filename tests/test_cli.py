@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -254,3 +255,8 @@ def test_an_unknown_subcommand_is_refused(capsys: Output) -> None:
         cli.main(["trian"])
     assert left.value.code == 2
     assert "trian" in capsys.readouterr().err
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "abstractinator", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("abstractinator ")

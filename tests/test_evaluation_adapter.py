@@ -275,6 +275,8 @@ def test_created_as_the_harness_does_it(checkpoint: str) -> None:
         ({"dtype": "float8"}, ["dtype", "bfloat16"]),
         ({"generation": "fast"}, ["mode", "plan"]),
         ({"max_length": 1}, ["max_length", "at least 2"]),
+        ({"max_length": "abc"}, ["max_length", "whole number", "'abc'"]),
+        ({"max_length": 100.5}, ["max_length", "whole number"]),
         ({"batch_size": "many"}, ["batch_size", "auto"]),
         ({"batch_size": 0}, ["batch_size"]),
         ({"max_lenght": 9}, ["max_lenght", "`max_length`"]),
