@@ -6,7 +6,7 @@ Letters: R rows, n positions a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
@@ -61,13 +61,17 @@ class GenerationConfig:
             raise ValueError(f"top_p must lie above 0 and at most at 1, not {self.top_p}")
         if self.no_repeat_ngram_size < 0 or self.no_repeat_ngram_size == 1:
             raise ValueError(f"no_repeat_ngram_size must be 0 (off) or at least 2, not {self.no_repeat_ngram_size}")
-        if self.repetition_window < max(1, self.no_repeat_ngram_size):
+        if self.repetition_window < 1:
+            raise ValueError(f"repetition_window must be at least 1, not {self.repetition_window}")
+        if self.no_repeat_ngram_size > self.repetition_window:
             raise ValueError(
-                f"repetition_window ({self.repetition_window}) must be at least 1 and no_repeat_ngram_size "
-                f"({self.no_repeat_ngram_size})"
+                f"no_repeat_ngram_size ({self.no_repeat_ngram_size}) must not be above repetition_window "
+                f"({self.repetition_window}), the bytes that are looked at"
             )
         if isinstance(self.stop, str | bytes):
             raise ValueError(f"stop must be a list of texts, not one text: use [{self.stop!r}]")
+        if not isinstance(self.stop, Sequence):
+            raise ValueError(f"stop must be a list of texts, not {self.stop!r}")
         if not all(isinstance(text, str | bytes) and text for text in self.stop):
             raise ValueError(f"every text of stop must have at least one byte: {self.stop!r}")
 

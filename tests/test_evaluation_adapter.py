@@ -228,7 +228,7 @@ def test_stop_strings_are_whole_characters(lm: HierarchicalAELM, monkeypatch: py
         ("a", {"until": ["\udca9"]}, ["'\\udca9'", "whole characters"]),
         ("a", {"until": ["x", "\ud83d"]}, ["'\\ud83d'"]),
         ("a", {"num_beams": 4}, ["num_beams", "max_gen_toks"]),
-        ("a", {"max_gen_toks": 0}, ["max_new_bytes", "at least 1"]),
+        ("a", {"max_gen_toks": 0}, ["max_gen_toks", "at least 1"]),
         ("a", {"do_sample": True, "temperature": -1}, ["temperature"]),
         ("a", {"do_sample": True, "top_p": 2}, ["top_p"]),
     ],
@@ -273,7 +273,7 @@ def test_created_as_the_harness_does_it(checkpoint: str) -> None:
     [
         ({"scoring": "excat"}, ["scoring", "two_part"]),
         ({"dtype": "float8"}, ["dtype", "bfloat16"]),
-        ({"generation": "fast"}, ["mode", "plan"]),
+        ({"generation": "fast"}, ["generation must be one of", "plan"]),
         ({"max_length": 1}, ["max_length", "at least 2"]),
         ({"max_length": "abc"}, ["max_length", "whole number", "'abc'"]),
         ({"max_length": 100.5}, ["max_length", "whole number"]),

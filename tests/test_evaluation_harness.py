@@ -83,6 +83,8 @@ def test_all_kinds_of_tasks(tmp_path: Path, checkpoint: str, tasks: str, capsys:
     assert results["config"]["torch_seed"] == 3
     assert 0 < results["results"]["tiny_text"]["bits_per_byte,none"] < 8
     assert results["n-samples"]["tiny_choice"]["effective"] == 5
+    written = printed.splitlines()[-1].removeprefix("wrote ").split(", ")
+    assert sorted(written) == sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "out").rglob("*.json*"))
     samples = [path.read_text().splitlines() for path in sorted((tmp_path / "out").rglob("samples_*.jsonl"))]
     assert [len(lines) for lines in samples] == [5, 5, 5, 5]
     _check_mlflow(tmp_path / "mlruns" / "scores" / "mlflow.db", results["results"])
@@ -197,6 +199,8 @@ def mistake(capsys: Output, arguments: list[str]) -> str:
         (["--model_args", "checkpoint=foreign.pt"], ["foreign.pt", "another program"]),
         (["--model_args", "checkpoint=future.pt"], ["future.pt", "0.0.1"]),
         (["--model_args", "checkpoint=foreign.pt scorin=exact"], ["`scorin`", "`scoring`"]),
+        (["--model_args", "checkpoint=foreign.pt generation=fast"], ["generation must be one of plan", "'fast'"]),
+        (["--model", "hf", "--model_args", "revision=main"], ["--model hf", "'pretrained'"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -29,6 +29,8 @@ def generation_request(arguments: dict[str, Any]) -> GenerationConfig:
     if unknown := [name for name in known if name not in _PASSED_ON]:
         names = ", ".join(("until", "max_gen_toks", "do_sample", "temperature", *_PASSED_ON))
         raise ValueError(f"there is no generation argument `{unknown[0]}`; known are {names}")
+    if not isinstance(bound, int) or bound < 1:
+        raise ValueError(f"max_gen_toks, which counts bytes, must be a whole number of at least 1, not {bound!r}")
     settings: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "seed": int(torch.randint(2**31, ()))} | known
     return GenerationConfig(
         mode="exact",

@@ -31,8 +31,8 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
     model_args = _model_args(options)
     if options.output_path is not None:
         _check_writable(options.output_path)
+    lm = _model(options, model_args)  # before the tasks, of which the harness's index alone takes long
     manager, names = find_tasks(options.task_names, options.include_path, model_args)
-    lm = _model(options, model_args)
     tasks = load_tasks(names, manager)
     tracker = EvaluationTracker(output_path=options.output_path)
     random_seed, numpy_seed, torch_seed, fewshot_seed = options.seeds
@@ -57,9 +57,11 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
     if results is None:
         return None
     results["config"]["model"] = tracker.general_config_tracker.model_source = options.model
-    _save(results, tracker, model_args)
+    written = _save(results, tracker, model_args)
     text = _report(results, options)
     print(text)
+    if written:
+        print(f"wrote {', '.join(map(str, written))}")
     if options.mlflow is not None:
         _record(results, options, text)
     return results
@@ -73,10 +75,13 @@ def _model_args(options: EvaluationOptions) -> dict[str, Any]:
 
 
 def _model(options: EvaluationOptions, model_args: dict[str, Any]) -> LM:
-    """The model, made as the harness makes it."""
-    return get_model(options.model).create_from_arg_obj(
-        model_args, {"batch_size": options.batch_size, "device": options.device}
-    )
+    """The model, made as the harness makes it. Raises ValueError for arguments that it does not have, or lacks."""
+    try:
+        return get_model(options.model).create_from_arg_obj(
+            model_args, {"batch_size": options.batch_size, "device": options.device}
+        )
+    except TypeError as error:
+        raise ValueError(f"--model_args do not suit --model {options.model}: {_first_line(error)}") from error
 
 
 def leave_other_processes() -> None:
@@ -142,7 +147,7 @@ def _first_line(error: Exception) -> str:
 
 def _check_writable(path: str) -> None:
     """Raises ValueError where the results could not be written at the end."""
-    folder = Path(path).parent if Path(path).suffix == ".json" else Path(path)
+    folder = _folder_of(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -151,8 +156,13 @@ def _check_writable(path: str) -> None:
         raise ValueError(f"--output_path={path} cannot be written to")
 
 
-def _save(results: dict[str, Any], tracker: EvaluationTracker, model_args: dict[str, Any]) -> None:
-    """The harness's files, under --output_path if there is one. Takes the samples out of the results."""
+def _folder_of(output_path: str) -> Path:
+    """Where the harness puts its files, or a folder for each model."""
+    return Path(output_path).parent if Path(output_path).suffix == ".json" else Path(output_path)
+
+
+def _save(results: dict[str, Any], tracker: EvaluationTracker, model_args: dict[str, Any]) -> list[Path]:
+    """The harness's files, under --output_path if there is one → where. Takes the samples out of the results."""
     if "checkpoint" in model_args:  # the harness knows no such argument and would make up a name for the folder
         name = tracker.general_config_tracker.model_name = str(model_args["checkpoint"])
         tracker.general_config_tracker.model_name_sanitized = sanitize_model_name(name)
@@ -160,6 +170,9 @@ def _save(results: dict[str, Any], tracker: EvaluationTracker, model_args: dict[
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, task_samples in (samples or {}).items():
         tracker.save_results_samples(task_name=task, samples=task_samples)
+    if tracker.output_path is None:
+        return []
+    return sorted(_folder_of(tracker.output_path).rglob(f"*{tracker.date_id}*"))
 
 
 def _report(results: dict[str, Any], options: EvaluationOptions) -> str:

@@ -26,7 +26,7 @@ from abstractinator.evaluation.scoring import (
 )
 from abstractinator.training.run_state import load_model
 from components.generation import generate_bytes
-from components.sampling import GenerationConfig
+from components.sampling import GenerationConfig, Mode
 
 Scoring = Literal["exact", "two_part"]
 Precision = Literal["float32", "bfloat16"]
@@ -65,7 +65,7 @@ class HierarchicalAELM(ByteLM):
             raise ValueError("hier_ae needs the model argument checkpoint=…, a file that a training wrote")
         _check_choice("scoring", scoring, get_args(Scoring))
         _check_choice("dtype", dtype, get_args(Precision))
-        GenerationConfig(mode=generation)  # type: ignore[arg-type]  # raises for a mode that there is not
+        _check_choice("generation", generation, get_args(Mode))
         model, payload = load_model(str(checkpoint), torch.device("cpu"))  # the harness makes a number of digits
         trained_length = payload["config"]["sequence_length"]
         super().__init__(

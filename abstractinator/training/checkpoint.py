@@ -171,9 +171,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(version, int) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} was written by another program: it lacks the mark '{FORMAT}'")
     if version != FORMAT_VERSION:
-        newer = "update abstractinator" if version > FORMAT_VERSION else "train anew, or use the release that wrote it"
+        writer = f"abstractinator {content.get('version', 'of unknown version')}"
+        newer = "update this one" if version > FORMAT_VERSION else f"train anew, or use {writer}"
         advice = f"this program reads version {FORMAT_VERSION}: {newer}"
-        raise CheckpointError(f"{path} has checkpoint format version {version}; {advice}")
+        raise CheckpointError(f"{path}, written by {writer}, has checkpoint format version {version}; {advice}")
     return content
 
 
