@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
 
     generate = commands.add_parser("generate", help="continue a prompt", description="Continues a prompt.")
-    generate.add_argument("checkpoint", help="a checkpoint_step*.pt")
+    generate.add_argument("checkpoint", help="a checkpoint_step*.pt, or a folder of them: the newest")
     generate.add_argument(
         "prompt", help="text to continue; - reads it from standard input, and -- goes before one that begins with -"
     )
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     info = commands.add_parser("info", help="what a checkpoint is", description="Shows what a checkpoint holds.")
-    info.add_argument("checkpoint", help="a checkpoint_step*.pt")
+    info.add_argument("checkpoint", help="a checkpoint_step*.pt, or a folder of them: the newest")
     info.add_argument("--json", action="store_true", help="settings and progress as JSON")
     info.set_defaults(command=_info)
     return parser

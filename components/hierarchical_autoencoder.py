@@ -22,9 +22,10 @@ from components.byte_segment_compressor import ByteSegmentCompressor, Compressed
 from components.code_expander import CodeExpander, ExpanderConfig
 from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
 from components.packing import Packing
+from components.sliding_window_attention import SlidingWindowAttention
 from components.token_head import DepthHead, targets_of
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
-from components.transformer import GroupedLinear
+from components.transformer import GroupedLinear, SwiGLU
 
 
 @dataclass(frozen=True)
@@ -257,8 +258,10 @@ class HierarchicalAutoencoder(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Matrices at 1/√fan-in, embeddings small, so that all parts of a sum begin alike."""
-    if isinstance(module, GroupedLinear):
+    """Matrices at 1/√fan-in, embeddings small, so that all parts of a sum begin alike; what blocks add, at nothing."""
+    if isinstance(module, SwiGLU | SlidingWindowAttention):
+        nn.init.zeros_(module.to_out.weight)  # after its own turn, as children come first
+    elif isinstance(module, GroupedLinear):
         module.initialize()
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)

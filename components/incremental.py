@@ -72,16 +72,21 @@ class Memory:
         positions = self.counts[rows].unsqueeze(1) + self.number[: ids.shape[1]]
         places = places_of(rows, positions, self.slots)
         self.hashes.write(places, token_hash(ids))
-        past = self.hashes.read(places_of(rows, positions.unsqueeze(2) - self.number[: self.reach], self.slots))
-        return NextTokens(rows, positions, places, ids, ngram_hashes(past))
+        return NextTokens(rows, positions, places, ids, self.ngrams(rows, positions))
+
+    def ngrams(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """(R, n, reach) hashes of the n-grams that end at tokens which have entered."""
+        past = positions.unsqueeze(2) - self.number[: self.reach]
+        return ngram_hashes(self.hashes.read(places_of(rows, past, self.slots)))
 
 
 class LevelMemory(Memory):
     """A level's memory of its lower tokens: also the tokens of the open segment, and how segments were cut.
 
-    cuts: (B, C, 3) after each token: tokens since the rule began a segment, the position where the open segment
-    begins, and the number of segments complete. entropy: (B, C) see SegmentationState. known: the codes of segments
-    that were complete before, for generated text repeats its segments.
+    uncut: (B,) how many of the last tokens read were not looked at by the rule yet, as no segment could end with them:
+    the entropy model reads them together with the next. cuts: (B, C, 3) after each other token: tokens since the rule
+    began a segment, the position where the open segment begins, and the number of segments complete. entropy: (B, C) see
+    SegmentationState. known: the codes of segments that were complete before, for generated text repeats its segments.
     """
 
     def __init__(self, level: Level, lower: VectorQuantizer | None, ahead: int, context: Tensor) -> None:
@@ -91,26 +96,45 @@ class LevelMemory(Memory):
         reach = max(embedding.reach for embedding in embeddings if isinstance(embedding, TokenEmbedding))
         predictor = IncrementalTransformer(expander.predictor, rows, ahead)
         before = expander.begin(context, predictor, torch.arange(rows, device=device))
-        slots, model = max(reach, expander.longest, 2) + ahead, compressor.entropy_model
+        at_once = ahead + compressor.segmenter.config.shortest - 1  # tokens that the rule looks at
+        slots, model = max(reach, expander.longest, 2) + at_once, compressor.entropy_model
         super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before)
         self.entropy_embedding = FoldedEmbedding(model.embedding, lower) if model else None
-        self.entropy_transformer = IncrementalTransformer(model.transformer, rows, ahead) if model else None
-        self.ids = ring_of(0, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64)
+        self.entropy_transformer = IncrementalTransformer(model.transformer, rows, at_once) if model else None
+        self.uncut = torch.zeros_like(self.counts)
+        self.ids = ring_of(
+            compressor.alphabet.bos, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64
+        )
         self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
         start = compressor.segmenter.begin(rows, device)
         self.entropy = Ring(start.entropy[:, None].repeat(1, slots))
-        self.ids.data[:] = start.token[:, None, None]
         self.known: dict[tuple[int, ...], list[int]] = {}
 
     def rings(self) -> list[Ring]:
         more = [self.ids, self.cuts, self.entropy]
         return [*super().rings(), *more, *(self.entropy_transformer.rings() if self.entropy_transformer else [])]
 
-    def last(self, rows: Tensor) -> tuple[SegmentationState, Tensor]:
-        """The state of the segmentation (R,) after the last token, and where the open segment begins (R,)."""
-        place = places_of(rows, self.counts[rows] - 1, self.slots)
-        run, begin, _ = self.cuts.read(place).unbind(1)
-        return SegmentationState(self.entropy.read(place), run, self.ids.read(place)[:, 0]), begin
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        self.uncut = self.uncut[rows]
+
+    def last_cut(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the last token that the rule has looked at (R,): its place, and what `cuts` holds there (R, 3); and how
+        many were read since."""
+        uncut = self.uncut[rows]
+        place = places_of(rows, self.counts[rows] - uncut - 1, self.slots)
+        return place, self.cuts.read(place), uncut
+
+    def open_tokens(self, rows: Tensor) -> Tensor:
+        """(R,) tokens behind the last boundary."""
+        return self.counts[rows] - self.last_cut(rows)[1][:, 1]
+
+    def from_uncut(self, tokens: NextTokens, uncut: Tensor, longest: int) -> NextTokens:
+        """(R, longest + n) The tokens of each row from the `uncut` (R,) ones before these on; behind them, anything."""
+        rows = tokens.rows
+        positions = tokens.positions[:, :1] - uncut.unsqueeze(1) + self.number[: longest + tokens.positions.shape[1]]
+        places = places_of(rows, positions, self.slots)
+        return NextTokens(rows, positions, places, self.ids.read(places), self.ngrams(rows, positions))
 
 
 @dataclass(frozen=True)
@@ -118,7 +142,8 @@ class _Cut:
     """Tokens of a level that have come in, cut into segments.
 
     lengths: (R,) how many of each row count. ends: (R, n) whether a segment ends with each. first: (R, n) where the
-    segment of each begins. complete: (R, n) segments of the row that are complete after each.
+    segment of each begins. complete: (R, n) segments of the row that are complete after each. seen: whether the rule has
+    looked at them.
     """
 
     tokens: NextTokens
@@ -126,11 +151,12 @@ class _Cut:
     ends: Tensor
     first: Tensor
     complete: Tensor
+    seen: bool = True
 
     def of(self, index: Tensor) -> _Cut:
         """That of some of the rows, by their places among them."""
         parts = (self.lengths, self.ends, self.first, self.complete)
-        return _Cut(self.tokens.of(index), *(part[index] for part in parts))
+        return _Cut(self.tokens.of(index), *(part[index] for part in parts), seen=self.seen)
 
 
 class IncrementalModel:
@@ -232,7 +258,7 @@ class IncrementalModel:
         rows, memory = self.waiting.nonzero()[:, 0], self.levels[0]
         self.waiting[:] = False
         last = memory.ids.read(places_of(rows, memory.counts[rows], memory.slots))[:, None]
-        first, complete = memory.last(rows)[1][:, None], self.memories[1].counts[rows][:, None] + 1
+        first, complete = memory.last_cut(rows)[1][:, 1:2], self.memories[1].counts[rows][:, None] + 1
         ends = torch.ones_like(first, dtype=torch.bool)
         cut = _Cut(memory.enter(rows, last), torch.ones_like(rows), ends, first, complete)
         self._send_up(0, cut)
@@ -244,14 +270,14 @@ class IncrementalModel:
 
     def open_tokens(self, rows: Tensor) -> Tensor:
         """(R, L) how many tokens of each level the text has behind the last boundary there."""
-        return torch.stack([m.counts[rows] - m.last(rows)[1] for m in self.levels], dim=1)
+        return torch.stack([memory.open_tokens(rows) for memory in self.levels], dim=1)
 
     def take_back(self, rows: Tensor, counts: Tensor) -> None:
         """Forgets the last `counts` (R,) bytes of some rows, at most as many as the last call of `read` took in."""
         for i, level in enumerate(self.levels):
             level.counts[rows] -= counts
-            complete = level.cuts.read(places_of(rows, level.counts[rows] - 1, level.slots))[:, 2]
-            counts = self.memories[i + 1].counts[rows] - complete
+            level.uncut[rows] = (level.uncut[rows] - counts).clamp(min=0)
+            counts = self.memories[i + 1].counts[rows] - level.last_cut(rows)[1][:, 2]
         self.top.counts[rows] -= counts
 
     @torch.no_grad()
@@ -291,6 +317,7 @@ class IncrementalModel:
         memory, above, tokens = self.levels[i], self.memories[i + 1], cut.tokens
         context = above.before.read(places_of(tokens.rows, cut.complete, above.slots))
         before = self.model.levels[i].expander.step(context, tokens, memory.embedding, memory.transformer)
+        memory.uncut[tokens.rows] = 0 if cut.seen else memory.uncut[tokens.rows] + 1
         return self._know(memory, tokens, cut.lengths, before)
 
     def _know(self, memory: Memory, tokens: NextTokens, lengths: Tensor, before: Tensor) -> Tensor:
@@ -300,23 +327,35 @@ class IncrementalModel:
 
     def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> _Cut:
         """Cuts tokens of level i, of which the first `lengths` (R,) of each row count, into segments."""
-        compressor, memory = self.model.levels[i].compressor, self.levels[i]
-        rows, positions, places = tokens.rows, tokens.positions, tokens.places
-        last, begin = memory.last(rows)
-        memory.ids.write(places, tokens.ids)
+        compressor, memory, rows = self.model.levels[i].compressor, self.levels[i], tokens.rows
+        memory.ids.write(tokens.places, tokens.ids)
+        place, cuts, uncut = memory.last_cut(rows)
+        run, begin = cuts[:, 0], cuts[:, 1:2]
+        above, count = self.memories[i + 1].counts[rows].unsqueeze(1), tokens.ids.shape[1]
+        if count == 1:
+            may_end = (run + uncut + 1 >= compressor.segmenter.config.shortest) | (
+                tokens.ids[:, 0, 0] >= compressor.alphabet.codebook_size
+            )
+            if not may_end.any():
+                return _Cut(tokens, lengths, torch.zeros_like(begin, dtype=torch.bool), begin, above, seen=False)
+        late = int(uncut.max())
+        seen = memory.from_uncut(tokens, uncut, late) if late else tokens
         entropy = None
         if compressor.entropy_model and memory.entropy_embedding and memory.entropy_transformer:
-            entropy = compressor.entropy_model.step(tokens, memory.entropy_embedding, memory.entropy_transformer)
-        token = tokens.ids[:, :, 0]
+            entropy = compressor.entropy_model.step(seen, memory.entropy_embedding, memory.entropy_transformer)
+        token = seen.ids[:, :, 0]
         special = token >= compressor.alphabet.codebook_size
+        last = SegmentationState(memory.entropy.read(place), run, memory.ids.read(place)[:, 0])
         ends, state = compressor.segmenter.step(last, token, special, entropy)
-        memory.entropy.write(places, state.entropy)
-        begin = begin.unsqueeze(1)
-        ends = ends & (memory.number[: token.shape[1]] < lengths.unsqueeze(1))
-        complete = self.memories[i + 1].counts[rows].unsqueeze(1) + ends.cumsum(1)
-        begins = torch.where(ends, positions + 1, begin).cummax(1).values
-        memory.cuts.write(places, torch.stack([state.run, begins, complete], dim=-1))
+        memory.entropy.write(seen.places, state.entropy)
+        ends = ends & (memory.number[: token.shape[1]] < (lengths + uncut).unsqueeze(1))
+        complete = above + ends.cumsum(1)
+        begins = torch.where(ends, seen.positions + 1, begin).cummax(1).values
+        memory.cuts.write(seen.places, torch.stack([state.run, begins, complete], dim=-1))
         first = torch.cat([begin, begins[:, :-1]], dim=1)
+        if late:
+            new = uncut.unsqueeze(1) + memory.number[:count]
+            ends, first, complete = ends.gather(1, new), first.gather(1, new), complete.gather(1, new)
         return _Cut(tokens, lengths, ends, first, complete)
 
     def _send_up(self, i: int, cut: _Cut) -> None:

@@ -239,7 +239,11 @@ def test_without_a_file_the_settings_are_those_of_config_py_here(tmp_path: Path,
 def test_train_and_then_generate(tmp_path: Path, config: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--config", config]) == 0
     assert "bytes reconstructed" in capfd.readouterr().out
-    assert cli.main(["generate", str(tmp_path / "checkpoints" / "checkpoint_step1.pt"), "the cat"]) == 0
+    written = []
+    for checkpoint in (tmp_path / "checkpoints" / "checkpoint_step1.pt", tmp_path / "checkpoints"):
+        assert cli.main(["generate", str(checkpoint), "the cat", "--seed", "0"]) == 0
+        written.append(capfd.readouterr().out)
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["generate", "--help"], ["info", "--help"]])

@@ -13,8 +13,9 @@ from components.code_sequence_transformer import TopTransformerConfig
 from components.entropy_model import EntropyModelConfig
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, LevelConfig, ModelConfig
 from components.segmentation import SegmentationConfig
+from components.sliding_window_attention import SlidingWindowAttention
 from components.tokens import BYTES, pack_bytes
-from components.transformer import TransformerConfig
+from components.transformer import SwiGLU, TransformerConfig
 from components.vector_quantizer import QuantizerConfig
 
 QUANTIZERS = {
@@ -23,6 +24,9 @@ QUANTIZERS = {
     "residual_vq": QuantizerConfig(kind="residual_vq", codes_per_segment=2, codebook_size=16),
     "simvq": QuantizerConfig(kind="simvq", codes_per_segment=2, codebook_size=16),
 }
+
+# Of segments, the mean and the shortest; (2, 1) for the other rules.
+LENGTHS = {"information": (3.5, 3), "both": (3, 2)}
 
 # One, two and three levels, with every rule somewhere and every quantizer somewhere.
 SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -47,7 +51,7 @@ def tiny_level(rule: str, kind: str) -> LevelConfig:
     """One level of segments of at most five tokens."""
     compressor = CompressorConfig(
         entropy_model=EntropyModelConfig(tiny_transformer(), ngram_sizes=(2, 3), ngram_rows=64, ngram_width=8),
-        segmentation=SegmentationConfig(rule=rule, target_tokens_per_code=2, min_tokens_per_code=1),  # type: ignore
+        segmentation=SegmentationConfig(rule, *LENGTHS.get(rule, (2, 1))),  # type: ignore
         quantizer=QUANTIZERS[kind],
         layers=1,
         mlp_width=16,
@@ -81,6 +85,8 @@ def tiny_model(shape: str, seed: int = 0) -> HierarchicalAutoencoder:
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             nn.init.normal_(module.weight, std=0.5)
+        if isinstance(module, SwiGLU | SlidingWindowAttention):
+            nn.init.normal_(module.to_out.weight, std=module.to_out.in_features**-0.5)
     for name, parameter in model.named_parameters():
         if name.endswith("start"):
             nn.init.normal_(parameter)

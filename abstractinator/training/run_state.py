@@ -18,6 +18,7 @@ from abstractinator.config import ExperimentConfig
 from abstractinator.settings import build, to_dict
 from abstractinator.training.checkpoint import (
     CheckpointError,
+    latest_checkpoint,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -170,7 +171,11 @@ def planned_steps(path: Path, config: ExperimentConfig) -> int | None:
 
 
 def load_model(path: str | Path, device: torch.device) -> tuple[HierarchicalAutoencoder, dict[str, Any]]:
-    """The model of a checkpoint in eval mode, and the checkpoint's other contents. Raises CheckpointError."""
+    """The model of a checkpoint, or of the newest in a folder, in eval mode, and the checkpoint's other contents.
+
+    Raises CheckpointError.
+    """
+    path = latest_checkpoint(path) or path
     payload = load_checkpoint(path)
     try:
         model = HierarchicalAutoencoder(build(ModelConfig, payload["config"]["model"]))
