@@ -85,8 +85,9 @@ class LevelMemory(Memory):
 
     uncut: (B,) how many of the last tokens read were not looked at by the rule yet, as no segment could end with them:
     the entropy model reads them together with the next. cuts: (B, C, 3) after each other token: tokens since the rule
-    began a segment, the position where the open segment begins, and the number of segments complete. entropy: (B, C) see
-    SegmentationState. known: the codes of segments that were complete before, for generated text repeats its segments.
+    began a segment, the position where the open segment begins, and the number of segments complete. entropy: (B, C)
+    see SegmentationState. known: the codes of segments that were complete before, for generated text repeats its
+    segments.
     """
 
     def __init__(self, level: Level, lower: VectorQuantizer | None, ahead: int, context: Tensor) -> None:
@@ -142,8 +143,8 @@ class _Cut:
     """Tokens of a level that have come in, cut into segments.
 
     lengths: (R,) how many of each row count. ends: (R, n) whether a segment ends with each. first: (R, n) where the
-    segment of each begins. complete: (R, n) segments of the row that are complete after each. seen: whether the rule has
-    looked at them.
+    segment of each begins. complete: (R, n) segments of the row that are complete after each. seen: whether the rule
+    has looked at them.
     """
 
     tokens: NextTokens
@@ -155,8 +156,8 @@ class _Cut:
 
     def of(self, index: Tensor) -> _Cut:
         """That of some of the rows, by their places among them."""
-        parts = (self.lengths, self.ends, self.first, self.complete)
-        return _Cut(self.tokens.of(index), *(part[index] for part in parts), seen=self.seen)
+        lengths, ends, first, complete = (x[index] for x in (self.lengths, self.ends, self.first, self.complete))
+        return _Cut(self.tokens.of(index), lengths, ends, first, complete, self.seen)
 
 
 class IncrementalModel:

@@ -185,7 +185,9 @@ def test_foreign_files(tmp_path: Path) -> None:
         assert "written by another program: it lacks the mark 'abstractinator-checkpoint'" in error_of(path)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(9, "update this one"), (1, "train anew, or use abstractinator 0.0.1")])
+@pytest.mark.parametrize(
+    ("version", "advice"), [(9, "update this one"), (1, "train anew, or use abstractinator 0.0.1")]
+)
 def test_another_version_says_which(saved: Path, version: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, "FORMAT_VERSION", version)
