@@ -163,7 +163,7 @@ class CodeExpander(nn.Module):
     def begin(self, context: Tensor, predictor: IncrementalTransformer, rows: Tensor) -> Tensor:
         """`predict` for the first token of rows (R,), context (R, 1, C) → (R, 1, D')."""
         x = self.start + self.from_context(context)
-        return predictor.step(x, rows, torch.zeros_like(rows)[:, None])
+        return predictor.step(x, predictor.places(rows, torch.zeros_like(rows)[:, None]))
 
     def step(
         self, context: Tensor, tokens: NextTokens, embedding: FoldedEmbedding, predictor: IncrementalTransformer
@@ -174,7 +174,7 @@ class CodeExpander(nn.Module):
         expander's, folded, the latter with the tokens before.
         """
         x = embedding(tokens) + self.from_context(context)
-        return predictor.step(x, tokens.rows, tokens.positions + 1)
+        return predictor.step(x, predictor.places(tokens.rows, tokens.positions + 1))
 
 
 def _summed(nats: Tensor, segment: Tensor, count: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from components.folded import FoldedEmbedding
-from components.incremental_transformer import IncrementalTransformer
+from components.incremental_transformer import IncrementalTransformer, Places
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import DepthHead, targets_of
 from components.tokens import Alphabet, NextTokens, Tokens
@@ -62,11 +62,14 @@ class CodeSequenceTransformer(nn.Module):
     def begin(self, transformer: IncrementalTransformer, rows: Tensor) -> Tensor:
         """The context before the first code of rows (R,) → (R, 1, D)."""
         x = self.start.expand(len(rows), 1, -1)
-        return transformer.step(x, rows, torch.zeros_like(rows)[:, None])
+        return transformer.step(x, transformer.places(rows, torch.zeros_like(rows)[:, None]))
 
-    def step(self, codes: NextTokens, embedding: FoldedEmbedding, transformer: IncrementalTransformer) -> Tensor:
+    def step(
+        self, codes: NextTokens, embedding: FoldedEmbedding, transformer: IncrementalTransformer, after: Places
+    ) -> Tensor:
         """(R, n, D) the contexts after each of these codes; equals `forward`.
 
-        embedding, transformer: this model's, folded, the latter with the codes before.
+        embedding, transformer: this model's, folded, the latter with the codes before. after: the transformer's places
+        of the positions after the codes'.
         """
-        return transformer.step(embedding(codes), codes.rows, codes.positions + 1)
+        return transformer.step(embedding(codes), after)

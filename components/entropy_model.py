@@ -78,7 +78,8 @@ class EntropyModel(nn.Module):
         embedding, transformer: this model's, folded, the latter with the tokens before.
         """
         with torch.autocast(tokens.ids.device.type, enabled=False):
-            return entropy(self.head.logits(transformer.step(embedding(tokens), tokens.rows, tokens.positions)))
+            places = transformer.places(tokens.rows, tokens.positions)
+            return entropy(self.head.logits(transformer.step(embedding(tokens), places)))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from components.drafting import Drafts
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental import IncrementalModel
+from components.incremental import CodeSteps, IncrementalModel
 from components.sampling import GenerationConfig, Sampler, WrittenText, repeats
 from components.tokens import BYTES
 
@@ -227,16 +227,18 @@ class _Generation:
         context = self.state.top.upcoming(rows)
         ids = rows.new_zeros(len(rows), block, self.model.top.alphabet.slots)
         counts = torch.zeros_like(rows)
+        steps = CodeSteps(self.state, rows, block)
         for m in range(block):
             code = self._choose_code(rows, context)
             plain = code[:, 0] < self.model.top.alphabet.codebook_size
             if not plain.all():
                 rows, code = rows[plain], code[plain]
-            if not len(rows):
-                break
+                if not len(rows):
+                    break
+                steps = CodeSteps(self.state, rows, block - m)
             ids[rows, m] = code
-            counts.index_add_(0, rows, torch.ones_like(rows))
-            context = self.state.read_codes(rows, code)
+            counts[rows] = m + 1
+            context = steps.read(code)
         return ids, counts
 
     def _choose_code(self, rows: Tensor, context: Tensor) -> Tensor:

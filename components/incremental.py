@@ -17,125 +17,16 @@ import torch
 from torch import Tensor
 
 from components.folded import FoldedDepthHead, FoldedEmbedding
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, Level
-from components.incremental_transformer import IncrementalTransformer
+from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from components.incremental_transformer import IncrementalTransformer, Places
+from components.memory import Arrivals, LevelMemory, Memory
 from components.packing import Packing
-from components.ring import Ring, places_of, ring_of
+from components.ring import places_of
 from components.segmentation import SegmentationState, one_segment_a_row, take_segments
-from components.token_embedding import HISTORY, TokenEmbedding
-from components.token_hash import ngram_hashes, token_hash
 from components.tokens import BYTES, NextTokens, Tokens
-from components.vector_quantizer import VectorQuantizer
 
 _KNOWN = 4096  # segments of a level whose codes are remembered
 _WAITING_FOR_ONE = 3  # rows that may wait for one that goes on
-
-
-class Memory:
-    """What is remembered of B rows of tokens of one alphabet, by the token's position in its row.
-
-    counts: (B,) tokens read. hashes: of the tokens, for n-gram embeddings. before: what is known of each token
-    before it, (B, C, D) at its position: hidden vectors of the bytes, contexts of the segments.
-    slots: C ≥ 2 and ≥ reach, with room for the tokens of a step.
-    """
-
-    def __init__(
-        self,
-        embedding: FoldedEmbedding,
-        transformer: IncrementalTransformer,
-        reach: int,
-        slots: int,
-        before: Tensor,
-    ) -> None:
-        rows, self.slots = len(before), slots
-        self.embedding, self.transformer, self.reach = embedding, transformer, reach
-        self.counts = torch.zeros(rows, dtype=torch.int64, device=before.device)
-        self.hashes = ring_of(HISTORY, rows, slots, device=before.device, dtype=torch.int64)
-        self.number = torch.arange(slots, device=before.device)
-        self.before = Ring(before.repeat(1, slots, 1))  # at 0 it is what is known of the first token
-
-    def rings(self) -> list[Ring]:
-        return [self.hashes, self.before, *self.transformer.rings()]
-
-    def upcoming(self, rows: Tensor) -> Tensor:
-        """(R, D) what is known of the next token."""
-        return self.before.read(places_of(rows, self.counts[rows], self.slots))
-
-    def keep(self, rows: Tensor) -> None:
-        """Forgets all rows but these, which become 0 … R - 1."""
-        self.counts = self.counts[rows]
-        for ring in self.rings():
-            ring.keep(rows)
-
-    def enter(self, rows: Tensor, ids: Tensor) -> NextTokens:
-        """Tokens (R, n, Q) behind those read so far; `counts` is the caller's to move."""
-        positions = self.counts[rows].unsqueeze(1) + self.number[: ids.shape[1]]
-        places = places_of(rows, positions, self.slots)
-        self.hashes.write(places, token_hash(ids))
-        return NextTokens(rows, positions, places, ids, self.ngrams(rows, positions))
-
-    def ngrams(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """(R, n, reach) hashes of the n-grams that end at tokens which have entered."""
-        past = positions.unsqueeze(2) - self.number[: self.reach]
-        return ngram_hashes(self.hashes.read(places_of(rows, past, self.slots)))
-
-
-class LevelMemory(Memory):
-    """A level's memory of its lower tokens: also the tokens of the open segment, and how segments were cut.
-
-    uncut: (B,) how many of the last tokens read were not looked at by the rule yet, as no segment could end with them:
-    the entropy model reads them together with the next. cuts: (B, C, 3) after each other token: tokens since the rule
-    began a segment, the position where the open segment begins, and the number of segments complete. entropy: (B, C)
-    see SegmentationState. known: the codes of segments that were complete before, for generated text repeats its
-    segments.
-    """
-
-    def __init__(self, level: Level, lower: VectorQuantizer | None, ahead: int, context: Tensor) -> None:
-        """lower: what made the codes that are the level's tokens; None for bytes."""
-        compressor, expander, device, rows = level.compressor, level.expander, context.device, len(context)
-        embeddings = (expander.embedding, getattr(compressor.entropy_model, "embedding", None))
-        reach = max(embedding.reach for embedding in embeddings if isinstance(embedding, TokenEmbedding))
-        predictor = IncrementalTransformer(expander.predictor, rows, ahead)
-        before = expander.begin(context, predictor, torch.arange(rows, device=device))
-        at_once = ahead + compressor.segmenter.config.shortest - 1  # tokens that the rule looks at
-        slots, model = max(reach, expander.longest, 2) + at_once, compressor.entropy_model
-        super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before)
-        self.entropy_embedding = FoldedEmbedding(model.embedding, lower) if model else None
-        self.entropy_transformer = IncrementalTransformer(model.transformer, rows, at_once) if model else None
-        self.uncut = torch.zeros_like(self.counts)
-        self.ids = ring_of(
-            compressor.alphabet.bos, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64
-        )
-        self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
-        start = compressor.segmenter.begin(rows, device)
-        self.entropy = Ring(start.entropy[:, None].repeat(1, slots))
-        self.known: dict[tuple[int, ...], list[int]] = {}
-
-    def rings(self) -> list[Ring]:
-        more = [self.ids, self.cuts, self.entropy]
-        return [*super().rings(), *more, *(self.entropy_transformer.rings() if self.entropy_transformer else [])]
-
-    def keep(self, rows: Tensor) -> None:
-        super().keep(rows)
-        self.uncut = self.uncut[rows]
-
-    def last_cut(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the last token that the rule has looked at (R,): its place, and what `cuts` holds there (R, 3); and how
-        many were read since."""
-        uncut = self.uncut[rows]
-        place = places_of(rows, self.counts[rows] - uncut - 1, self.slots)
-        return place, self.cuts.read(place), uncut
-
-    def open_tokens(self, rows: Tensor) -> Tensor:
-        """(R,) tokens behind the last boundary."""
-        return self.counts[rows] - self.last_cut(rows)[1][:, 1]
-
-    def from_uncut(self, tokens: NextTokens, uncut: Tensor, longest: int) -> NextTokens:
-        """(R, longest + n) The tokens of each row from the `uncut` (R,) ones before these on; behind them, anything."""
-        rows = tokens.rows
-        positions = tokens.positions[:, :1] - uncut.unsqueeze(1) + self.number[: longest + tokens.positions.shape[1]]
-        places = places_of(rows, positions, self.slots)
-        return NextTokens(rows, positions, places, self.ids.read(places), self.ngrams(rows, positions))
 
 
 @dataclass(frozen=True)
@@ -234,7 +125,8 @@ class IncrementalModel:
         """
         if not len(rows):
             return self._catch_up()
-        cut = self._cut(0, self.levels[0].enter(rows, byte.view(-1, 1, 1)), torch.ones_like(rows))
+        memory = self.levels[0]
+        cut = self._cut(0, memory.enter(memory.arrivals(rows, 1), byte.view(-1, 1, 1)), torch.ones_like(rows))
         ended, waited = cut.ends[:, 0], bool(self.waiting.any())
         count = int(ended.sum())
         enough = count > _WAITING_FOR_ONE * (len(rows) - count)
@@ -261,7 +153,8 @@ class IncrementalModel:
         last = memory.ids.read(places_of(rows, memory.counts[rows], memory.slots))[:, None]
         first, complete = memory.last_cut(rows)[1][:, 1:2], self.memories[1].counts[rows][:, None] + 1
         ends = torch.ones_like(first, dtype=torch.bool)
-        cut = _Cut(memory.enter(rows, last), torch.ones_like(rows), ends, first, complete)
+        tokens = memory.enter(memory.arrivals(rows, 1), last)
+        cut = _Cut(tokens, torch.ones_like(rows), ends, first, complete)
         self._send_up(0, cut)
         return rows, self._go_on(0, cut)[:, 0]
 
@@ -282,11 +175,6 @@ class IncrementalModel:
         self.top.counts[rows] -= counts
 
     @torch.no_grad()
-    def read_codes(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """Takes in one more highest code (R, Q) of some rows, past all levels → (R, C) the context after it."""
-        return self._read(len(self.levels), rows, ids[:, None], torch.ones_like(rows))[:, 0]
-
-    @torch.no_grad()
     def plan(self, ids: Tensor, counts: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
         """The most probable bytes of highest codes, each level decoded at once → (R, n), of which (R,) count.
 
@@ -305,13 +193,20 @@ class IncrementalModel:
     def _read(self, i: int, rows: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (R, n, Q) of level i, or highest codes, come in → what is known after each, (R, n, D)."""
         memory = self.memories[i]
-        tokens = memory.enter(rows, ids)
+        arrivals = memory.arrivals(rows, ids.shape[1])
         if i == len(self.levels):
-            context = self.model.top.step(tokens, memory.embedding, memory.transformer)
-            return self._know(memory, tokens, lengths, context)
-        cut = self._cut(i, tokens, lengths)
+            return self.read_codes(arrivals, memory.transformer.places(rows, arrivals.positions + 1), ids, lengths)
+        cut = self._cut(i, memory.enter(arrivals, ids), lengths)
         self._send_up(i, cut)
         return self._go_on(i, cut)
+
+    def read_codes(self, arrivals: Arrivals, after: Places, ids: Tensor, lengths: Tensor) -> Tensor:
+        """`_read` of highest codes. after: the top transformer's places of the positions after them."""
+        memory = self.top
+        codes = memory.enter(arrivals, ids)
+        context = self.model.top.step(codes, memory.embedding, memory.transformer, after)
+        memory.know(codes, lengths, context)
+        return context
 
     def _go_on(self, i: int, cut: _Cut) -> Tensor:
         """Tokens of level i have been cut, and the segments that they complete sent up → what is known after each."""
@@ -319,11 +214,7 @@ class IncrementalModel:
         context = above.before.read(places_of(tokens.rows, cut.complete, above.slots))
         before = self.model.levels[i].expander.step(context, tokens, memory.embedding, memory.transformer)
         memory.uncut[tokens.rows] = 0 if cut.seen else memory.uncut[tokens.rows] + 1
-        return self._know(memory, tokens, cut.lengths, before)
-
-    def _know(self, memory: Memory, tokens: NextTokens, lengths: Tensor, before: Tensor) -> Tensor:
-        memory.before.write(places_of(tokens.rows, tokens.positions + 1, memory.slots), before)
-        memory.counts.index_add_(0, tokens.rows, lengths)
+        memory.know(tokens, cut.lengths, before)
         return before
 
     def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> _Cut:
@@ -397,6 +288,22 @@ class IncrementalModel:
         quantizer = self.model.levels[i - 1].compressor.quantizer
         size = quantizer.codebook_size
         return quantizer.decode(ids.clamp(max=size - 1)).masked_fill(ids[:, :1] >= size, 0.0)
+
+
+class CodeSteps:
+    """The next `count` highest codes of some rows (R,), to be read one after the other, past all levels: where they go
+    and what they see is worked out for all of them at once."""
+
+    def __init__(self, state: IncrementalModel, rows: Tensor, count: int) -> None:
+        arrivals = state.top.arrivals(rows, count)
+        after = state.top.transformer.places(rows, arrivals.positions + 1)
+        self._state, self._one = state, torch.ones_like(rows)
+        self._left = zip(arrivals.each(), after.each(), strict=True)
+
+    @torch.no_grad()
+    def read(self, ids: Tensor) -> Tensor:
+        """Takes in one more code (R, Q) of each row → (R, C) the context after it."""
+        return self._state.read_codes(*next(self._left), ids.unsqueeze(1), self._one)[:, 0]
 
 
 def _packed_rows(tokens: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,18 +22,23 @@ from components.transformer import SlidingWindowTransformer, TransformerBlock
 
 
 @dataclass(frozen=True)
-class _Places:
+class Places:
     """Where the next n tokens of R rows go, and what they see: the same for all layers.
 
-    rows: (R,) ascending. slots: (T·2·H,) of keys and of values, in the rings of all rows, one behind the other. mask:
-    (R, 1, n, C) to be added to the scores. turns: (T, 3·H, d/2) rotary positions as complex numbers; values are not
-    turned.
+    rows: (R,) ascending. slots: (R, n, 2·H) of keys and of values, in the rings of all rows, one behind the other.
+    mask: (R, 1, n, C) to be added to the scores. turns: (R, n, 3·H, d/2) rotary positions as complex numbers; values
+    are not turned.
     """
 
     rows: Tensor
     slots: Tensor
     mask: Tensor
     turns: Tensor
+
+    def each(self) -> list[Places]:
+        """Those of the n tokens of each row one by one, for as many steps."""
+        parts = zip(self.slots.split(1, 1), self.mask.split(1, 2), self.turns.split(1, 1), strict=True)
+        return [Places(self.rows, *part) for part in parts]
 
 
 class IncrementalTransformer:
@@ -53,27 +58,29 @@ class IncrementalTransformer:
     def rings(self) -> list[Ring]:
         return [block.ring for block in self.blocks]
 
-    def step(self, x: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """x: (R, n, D), tokens at consecutive positions (R, n) of the rows (R,), ascending → (R, n, D).
+    def step(self, x: Tensor, places: Places) -> Tensor:
+        """x: (R, n, D), tokens at consecutive places → (R, n, D).
 
-        n ≤ `ahead`. What was written at these positions or after them before, at most `ahead` tokens, is forgotten;
-        with that, it equals `forward` of the whole rows.
+        n ≤ `ahead`. What was written at these places or after them before, at most `ahead` tokens, is forgotten; with
+        that, it equals `forward` of the whole rows.
         """
-        places, flat = self._places(rows, positions), x.flatten(0, 1).float()
+        flat = x.flatten(0, 1).float()
         for block in self.blocks:
             flat = block.step(flat, places)
         return self.norm(flat).view(x.shape)
 
-    def _places(self, rows: Tensor, positions: Tensor) -> _Places:
-        """C ≥ window + n - 1, so that what the tokens overwrite is out of sight of all of them: seen from a token, the
+    def places(self, rows: Tensor, positions: Tensor) -> Places:
+        """Those of consecutive positions (R, n) of the rows (R,), ascending.
+
+        C ≥ window + n - 1, so that what the tokens overwrite is out of sight of all of them: seen from a token, the
         slots of later ones, and of such as were taken back, are those of tokens almost C places before it."""
         each = positions.unsqueeze(-1)  # (R, n, 1)
         distance = (each - self._slot).remainder_(self.slots)  # (R, n, C)
         seen = each.clamp(max=self.config.window - 1)  # tokens before, the row's first ones being all there are
         mask = torch.where(distance <= seen, 0.0, self._barred).unsqueeze(1)
-        turns = torch.polar(self._one, positions.view(-1, 1, 1) * self._frequencies)
+        turns = torch.polar(self._one, positions[:, :, None, None] * self._frequencies)
         first = rows.view(-1, 1, 1) * (2 * self.config.heads * self.slots) + each % self.slots
-        return _Places(rows, (first + self._first_slot).flatten(), mask, turns)
+        return Places(rows, first + self._first_slot, mask, turns)
 
 
 class _IncrementalBlock:
@@ -89,16 +96,15 @@ class _IncrementalBlock:
         self.mlp = FoldedMLP(block.mlp)
         self.ring = ring_of(0.0, rows, 2 * self.heads * slots, self.head_width, device=self.to_out.device)
 
-    def step(self, x: Tensor, places: _Places) -> Tensor:
+    def step(self, x: Tensor, places: Places) -> Tensor:
         """(T, D) → (T, D)."""
         pairs = torch.view_as_complex((self.norm.unit(x) @ self.to_qkv).view(*places.turns.shape, 2))
-        turned = torch.view_as_real(pairs * places.turns).view(len(x), 3 * self.heads, self.head_width)
-        q, new = turned.split([self.heads, 2 * self.heads], dim=1)
-        self.ring.write(places.slots, new.reshape(-1, self.head_width))
-        rows = len(places.rows)
-        keys, values = self.ring.of(places.rows).view(rows, 2 * self.heads, -1, self.head_width).chunk(2, dim=1)
-        q = q.view(rows, -1, self.heads, self.head_width).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=places.mask)
+        turned = torch.view_as_real(pairs * places.turns).flatten(3)  # (R, n, 3·H, d)
+        q, new = turned.split([self.heads, 2 * self.heads], dim=2)
+        self.ring.write(places.slots, new)
+        ring = self.ring.of(places.rows).view(len(q), 2 * self.heads, -1, self.head_width)
+        keys, values = ring.chunk(2, dim=1)
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=places.mask)
         return self.mlp(torch.addmm(x, out.transpose(1, 2).reshape(x.shape), self.to_out))
 
 

@@ -49,19 +49,22 @@ BYTES = Alphabet()
 class NextTokens:
     """n more tokens of each of R rows, as the `step` methods take them.
 
-    rows: (R,) ascending. positions: (R, n) in their rows, consecutive. places: (R, n) of these in rings, as
-    `places_of` gives them. ids: (R, n, Q). ngrams: (R, n, reach) hashes of the 1-gram, 2-gram, … that end at each.
+    rows: (R,) ascending. positions: (R, n) in their rows, consecutive. places: (R, n) of these in the rings of a
+    Memory, as `places_of` gives them. after: (R, n) the same of the positions after them. ids: (R, n, Q). ngrams:
+    (R, n, reach) hashes of the 1-gram, 2-gram, … that end at each.
     """
 
     rows: Tensor
     positions: Tensor
     places: Tensor
+    after: Tensor
     ids: Tensor
     ngrams: Tensor
 
     def of(self, index: Tensor) -> NextTokens:
         """Those of some of the rows, by their places among them."""
-        return NextTokens(*(x[index] for x in (self.rows, self.positions, self.places, self.ids, self.ngrams)))
+        parts = (self.rows, self.positions, self.places, self.after, self.ids, self.ngrams)
+        return NextTokens(*(part[index] for part in parts))
 
 
 @dataclass(frozen=True)

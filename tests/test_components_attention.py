@@ -125,8 +125,13 @@ def test_steps_equal_forward(lengths: list[int], window: int, ahead: int, data: 
         positions = torch.tensor([[seen[b] + i for i in range(count)] for b in rows])
         at = packing.offsets[rows][:, None] + positions
         strange = positions[:, :1] + torch.arange(data.draw(st.integers(1, ahead)))
-        incremental.step(torch.randn(*strange.shape, 8), torch.tensor(rows), strange)
-        got = incremental.step(x[at], torch.tensor(rows), positions)
+        incremental.step(torch.randn(*strange.shape, 8), incremental.places(torch.tensor(rows), strange))
+        places = incremental.places(torch.tensor(rows), positions)
+        if data.draw(st.booleans()):  # at once, or one by one to places that were worked out at once
+            got = incremental.step(x[at], places)
+        else:
+            parts = zip(x[at].split(1, 1), places.each(), strict=True)
+            got = torch.cat([incremental.step(*part) for part in parts], dim=1)
         torch.testing.assert_close(got, expected[at], atol=1e-5, rtol=1e-4)
         for b in rows:
             seen[b] += count

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.folded import FoldedEmbedding
-from components.incremental import Memory
 from components.incremental_transformer import IncrementalTransformer
+from components.memory import Memory
 from components.packing import Packing
 from components.token_embedding import TokenEmbedding
 from components.token_hash import ngram_hashes, token_hash
@@ -57,7 +57,7 @@ def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: lis
     while (rows := (memory.counts < torch.tensor(lengths)).nonzero()[:, 0]).numel():
         count = min(3, int((torch.tensor(lengths) - memory.counts)[rows].min()))
         at = tokens.packing.offsets[rows][:, None] + memory.counts[rows][:, None] + torch.arange(count)
-        torch.testing.assert_close(folded(memory.enter(rows, tokens.ids[at])), expected[at])
+        torch.testing.assert_close(folded(memory.enter(memory.arrivals(rows, count), tokens.ids[at])), expected[at])
         memory.counts[rows] += count
 
 

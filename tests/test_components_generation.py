@@ -11,7 +11,7 @@ from components.drafting import Drafts
 from components.folded import FoldedDepthHead
 from components.generation import stream_bytes
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental import IncrementalModel
+from components.incremental import CodeSteps, IncrementalModel
 from components.sampling import GenerationConfig
 from components.tokens import BYTES, pack_bytes
 
@@ -166,8 +166,8 @@ def trained_model(shape: str) -> HierarchicalAutoencoder:
 def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
     """The incremental states that generation makes, each with `reads`: how many rows each call that reads was for."""
     made: list[IncrementalModel] = []
-    begin, read, read_codes = IncrementalModel.__init__, IncrementalModel.read, IncrementalModel.read_codes
-    read_byte = IncrementalModel.read_byte
+    begin, read, read_byte = IncrementalModel.__init__, IncrementalModel.read, IncrementalModel.read_byte
+    read_code = CodeSteps.read
 
     def remember(self: IncrementalModel, *arguments: object) -> None:
         self.reads: list[int] = []  # type: ignore[attr-defined]
@@ -182,14 +182,14 @@ def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
         self.reads.append(len(rows))
         return read_byte(self, rows, byte)
 
-    def count_codes(self: IncrementalModel, rows: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        self.reads.append(len(rows))
-        return read_codes(self, rows, *rest)
+    def count_code(self: CodeSteps, ids: torch.Tensor) -> torch.Tensor:
+        self._state.reads.append(len(ids))  # type: ignore[attr-defined]
+        return read_code(self, ids)
 
     monkeypatch.setattr(IncrementalModel, "__init__", remember)
     monkeypatch.setattr(IncrementalModel, "read", count_read)
     monkeypatch.setattr(IncrementalModel, "read_byte", count_byte)
-    monkeypatch.setattr(IncrementalModel, "read_codes", count_codes)
+    monkeypatch.setattr(CodeSteps, "read", count_code)
     yield made
 
 

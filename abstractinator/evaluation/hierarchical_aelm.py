@@ -38,12 +38,12 @@ _LENGTH_FACTOR = 8
 class HierarchicalAELM(ByteLM):
     """A checkpoint as the harness sees it.
 
-    checkpoint: a file that a training wrote, or a folder, of which the newest counts. scoring: `exact`, −log p(x) of the
-    predict path, the scores of a continuation's pieces adding up; or `two_part`, −log p(codes) − log p(bytes | codes),
-    an upper bound of what the continuation costs (see two_part_scores). max_length: see ByteLM; by default 8 times the rows it was trained on,
-    up to where bits per byte were seen not to rise: attention windows set no bound of their own. dtype: of scoring,
-    float32, or bfloat16 for autocast, in which batches agree less closely. generation: mode of generate_until, see
-    GenerationConfig. device, batch_size, max_batch_size: see ByteLM.
+    checkpoint: a file that a training wrote, or a folder, of which the newest counts. scoring: `exact`, −log p(x) of
+    the predict path, the scores of a continuation's pieces adding up; or `two_part`, −log p(codes) − log p(bytes |
+    codes), an upper bound of what the continuation costs (see two_part_scores). max_length: see ByteLM; by default 8
+    times the rows it was trained on, up to where bits per byte were seen not to rise: attention windows set no bound of
+    their own. dtype: of scoring, float32, or bfloat16 for autocast, in which batches agree less closely. generation:
+    mode of generate_until, see GenerationConfig. device, batch_size, max_batch_size: see ByteLM.
 
     Raises ValueError for an argument that is unknown or out of range, CheckpointError for the checkpoint.
     """

@@ -75,7 +75,7 @@ class FlatWindow(Contender):
     def _step(self, byte: Tensor, position: int, transformer: IncrementalTransformer) -> Tensor:
         """One more byte (B,) of every row → (B, V) logits of the next."""
         all_rows, positions = torch.arange(len(byte)), torch.full((len(byte), 1), position)
-        x = transformer.step(self.embedding(byte)[:, None], all_rows, positions)
+        x = transformer.step(self.embedding(byte)[:, None], transformer.places(all_rows, positions))
         return self.to_logits(x[:, 0])
 
 

@@ -1,0 +1,162 @@
+"""What a text that comes some tokens at a time leaves behind: of each level's tokens the last ones, in rings.
+
+Letters: B rows of the memory, R rows that take a step, n tokens a row, C slots, Q slots of a token, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.folded import FoldedEmbedding
+from components.hierarchical_autoencoder import Level
+from components.incremental_transformer import IncrementalTransformer
+from components.ring import Ring, places_of, ring_of
+from components.token_embedding import HISTORY, TokenEmbedding
+from components.token_hash import ngram_hashes, token_hash
+from components.tokens import NextTokens
+from components.vector_quantizer import VectorQuantizer
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Where the next n tokens of R rows go, whatever they are.
+
+    rows, positions, places, after: see NextTokens. past: (R, n, reach) places of the tokens whose n-grams end there.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    places: Tensor
+    after: Tensor
+    past: Tensor
+
+    def each(self) -> list[Arrivals]:
+        """Those of the n tokens of each row one by one, for as many steps."""
+        parts = zip(*(part.split(1, 1) for part in (self.positions, self.places, self.after, self.past)), strict=True)
+        return [Arrivals(self.rows, *part) for part in parts]
+
+
+class Memory:
+    """What is remembered of B rows of tokens of one alphabet, by the token's position in its row.
+
+    counts: (B,) tokens read. hashes: of the tokens, for n-gram embeddings. before: what is known of each token
+    before it, (B, C, D) at its position: hidden vectors of the bytes, contexts of the segments.
+    slots: C ≥ 2 and ≥ reach, with room for the tokens of a step.
+    """
+
+    def __init__(
+        self,
+        embedding: FoldedEmbedding,
+        transformer: IncrementalTransformer,
+        reach: int,
+        slots: int,
+        before: Tensor,
+    ) -> None:
+        rows, self.slots = len(before), slots
+        self.embedding, self.transformer, self.reach = embedding, transformer, reach
+        self.counts = torch.zeros(rows, dtype=torch.int64, device=before.device)
+        self.hashes = ring_of(HISTORY, rows, slots, device=before.device, dtype=torch.int64)
+        self.number = torch.arange(slots, device=before.device)
+        self.before = Ring(before.repeat(1, slots, 1))  # at 0 it is what is known of the first token
+
+    def rings(self) -> list[Ring]:
+        return [self.hashes, self.before, *self.transformer.rings()]
+
+    def upcoming(self, rows: Tensor) -> Tensor:
+        """(R, D) what is known of the next token."""
+        return self.before.read(places_of(rows, self.counts[rows], self.slots))
+
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all rows but these, which become 0 … R - 1."""
+        self.counts = self.counts[rows]
+        for ring in self.rings():
+            ring.keep(rows)
+
+    def arrivals(self, rows: Tensor, count: int) -> Arrivals:
+        """Of the next `count` tokens of the rows (R,), behind those read so far."""
+        return self._at(rows, self.counts[rows].unsqueeze(1) + torch.arange(count, device=rows.device))
+
+    def _at(self, rows: Tensor, positions: Tensor) -> Arrivals:
+        past = positions.unsqueeze(2) - self.number[: self.reach]
+        return Arrivals(
+            rows,
+            positions,
+            places_of(rows, positions, self.slots),
+            places_of(rows, positions + 1, self.slots),
+            places_of(rows, past, self.slots),
+        )
+
+    def enter(self, arrivals: Arrivals, ids: Tensor) -> NextTokens:
+        """The tokens (R, n, Q) come in; `know` is to follow."""
+        self.hashes.write(arrivals.places, token_hash(ids))
+        return self._tokens(arrivals, ids)
+
+    def _tokens(self, arrivals: Arrivals, ids: Tensor) -> NextTokens:
+        ngrams = ngram_hashes(self.hashes.read(arrivals.past))
+        return NextTokens(arrivals.rows, arrivals.positions, arrivals.places, arrivals.after, ids, ngrams)
+
+    def know(self, tokens: NextTokens, lengths: Tensor, before: Tensor) -> None:
+        """Of the tokens that came in the first `lengths` (R,) of each row count, and (R, n, D) is known after each."""
+        self.before.write(tokens.after, before)
+        self.counts.index_add_(0, tokens.rows, lengths)
+
+
+class LevelMemory(Memory):
+    """A level's memory of its lower tokens: also the tokens of the open segment, and how segments were cut.
+
+    uncut: (B,) how many of the last tokens read were not looked at by the rule yet, as no segment could end with them:
+    the entropy model reads them together with the next. cuts: (B, C, 3) after each other token: tokens since the rule
+    began a segment, the position where the open segment begins, and the number of segments complete. entropy: (B, C)
+    see SegmentationState. known: the codes of segments that were complete before, for generated text repeats its
+    segments.
+    """
+
+    def __init__(self, level: Level, lower: VectorQuantizer | None, ahead: int, context: Tensor) -> None:
+        """lower: what made the codes that are the level's tokens; None for bytes."""
+        compressor, expander, device, rows = level.compressor, level.expander, context.device, len(context)
+        embeddings = (expander.embedding, getattr(compressor.entropy_model, "embedding", None))
+        reach = max(embedding.reach for embedding in embeddings if isinstance(embedding, TokenEmbedding))
+        predictor = IncrementalTransformer(expander.predictor, rows, ahead)
+        before = expander.begin(context, predictor, torch.arange(rows, device=device))
+        at_once = ahead + compressor.segmenter.config.shortest - 1  # tokens that the rule looks at
+        slots, model = max(reach, expander.longest, 2) + at_once, compressor.entropy_model
+        super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before)
+        self.entropy_embedding = FoldedEmbedding(model.embedding, lower) if model else None
+        self.entropy_transformer = IncrementalTransformer(model.transformer, rows, at_once) if model else None
+        self.uncut = torch.zeros_like(self.counts)
+        self.ids = ring_of(
+            compressor.alphabet.bos, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64
+        )
+        self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
+        start = compressor.segmenter.begin(rows, device)
+        self.entropy = Ring(start.entropy[:, None].repeat(1, slots))
+        self.known: dict[tuple[int, ...], list[int]] = {}
+
+    def rings(self) -> list[Ring]:
+        more = [self.ids, self.cuts, self.entropy]
+        return [*super().rings(), *more, *(self.entropy_transformer.rings() if self.entropy_transformer else [])]
+
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        self.uncut = self.uncut[rows]
+
+    def last_cut(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the last token that the rule has looked at (R,): its place, and what `cuts` holds there (R, 3); and how
+        many were read since."""
+        uncut = self.uncut[rows]
+        place = places_of(rows, self.counts[rows] - uncut - 1, self.slots)
+        return place, self.cuts.read(place), uncut
+
+    def open_tokens(self, rows: Tensor) -> Tensor:
+        """(R,) tokens behind the last boundary."""
+        return self.counts[rows] - self.last_cut(rows)[1][:, 1]
+
+    def from_uncut(self, tokens: NextTokens, uncut: Tensor, longest: int) -> NextTokens:
+        """(R, longest + n) The tokens of each row from the `uncut` (R,) ones before these on; behind them, anything."""
+        rows = tokens.rows
+        positions = tokens.positions[:, :1] - uncut.unsqueeze(1) + self.number[: longest + tokens.positions.shape[1]]
+        arrivals = self._at(rows, positions)
+        return self._tokens(arrivals, self.ids.read(arrivals.places))
