@@ -15,7 +15,7 @@ exp_config = {
     "batch_size": 8,
     "max_steps": 1300,
     "max_minutes": 7.2,
-    "learning_rate": 1e-2,
+    "learning_rate": 2e-2,
     "muon_learning_rate": 0.04,
     "scheduler_type": "warmup_stable_decay",
     "warmup_steps": 10,

@@ -51,7 +51,7 @@ class ExperimentConfig:
     autoencoder_fraction: float = 0.75
 
     # learning_rate: AdamW's, for embeddings, output layers, norms. muon_learning_rate: for matrices.
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     muon_learning_rate: float = 0.04
     weight_decay: float = 0.1
     gradient_clip_norm: float = 1.0

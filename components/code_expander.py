@@ -37,10 +37,10 @@ class ExpanderConfig:
     mlp_width: int = 768
     place_width: int = 64
     predictor: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(width=128, layers=2, heads=4, window=32, mlp_width=320)
+        default_factory=lambda: TransformerConfig(width=128, layers=1, heads=4, window=32, mlp_width=320)
     )
     ngram_sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
-    ngram_rows: int = 16_384
+    ngram_rows: int = 49_152
     ngram_width: int = 64
 
     def __post_init__(self) -> None:

@@ -26,10 +26,10 @@ class TopTransformerConfig:
     """transformer: its size, its window counted in codes. ngram_*: see TokenEmbedding; n = 1 is a whole code."""
 
     transformer: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(width=256, layers=4, heads=4, window=128, mlp_width=768)
+        default_factory=lambda: TransformerConfig(width=256, layers=2, heads=4, window=128, mlp_width=768)
     )
     ngram_sizes: tuple[int, ...] = (1, 2)
-    ngram_rows: int = 16_384
+    ngram_rows: int = 8_192
     ngram_width: int = 64
 
     def __post_init__(self) -> None:

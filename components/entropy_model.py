@@ -31,7 +31,7 @@ class EntropyModelConfig:
         default_factory=lambda: TransformerConfig(width=96, layers=1, heads=3, window=32, mlp_width=256)
     )
     ngram_sizes: tuple[int, ...] = (2, 3, 4, 5)
-    ngram_rows: int = 16_384
+    ngram_rows: int = 8_192
     ngram_width: int = 64
 
     def __post_init__(self) -> None:

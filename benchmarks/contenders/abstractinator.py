@@ -12,6 +12,9 @@ from abstractinator.config import ExperimentConfig
 from abstractinator.training.segmentation_schedule import follow_or_freeze
 from benchmarks.common import count_parameters
 from benchmarks.contenders.base import Contender, Setting, closest_width
+from components.code_expander import ExpanderConfig
+from components.code_sequence_transformer import TopTransformerConfig
+from components.entropy_model import EntropyModelConfig
 from components.generation import stream_bytes
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 from components.sampling import GenerationConfig
@@ -19,8 +22,9 @@ from components.tokens import BYTES
 from components.transformer import TransformerConfig
 
 _DEFAULT = ModelConfig()
+(_LEVEL,) = _DEFAULT.levels
 _DEFAULT_WIDTH = _DEFAULT.top_transformer_config.transformer.width
-_IN_TABLES = 0.323  # share of the default preset's parameters in its tables of n-grams
+Table = EntropyModelConfig | ExpanderConfig | TopTransformerConfig  # configurations with a table of n-grams
 
 
 class Abstractinator(Contender):
@@ -33,15 +37,15 @@ class Abstractinator(Contender):
 
     def __init__(self, width: int, setting: Setting) -> None:
         super().__init__()
-        row = 3 * _scaled(_DEFAULT.top_transformer_config.ngram_width, width)  # of the three tables together
-        rows = max(1, round((setting.parameters - _without_tables(width)) / row))
-        self.model = HierarchicalAutoencoder(model_config(width, rows))
+        in_tables = setting.parameters - _without_tables(width)
+        self.model = HierarchicalAutoencoder(model_config(width, in_tables / _in_tables(width)))
         self.autoencoder_fraction = setting.autoencoder_fraction
 
     @classmethod
     def fit(cls, setting: Setting) -> int:
         # The tables take what is left, so a coarse step will do.
-        return closest_width(_without_tables, round(setting.parameters * (1 - _IN_TABLES)), 8)
+        in_tables = _in_tables(_DEFAULT_WIDTH) / (_without_tables(_DEFAULT_WIDTH) + _in_tables(_DEFAULT_WIDTH))
+        return closest_width(_without_tables, round(setting.parameters * (1 - in_tables)), 8)
 
     def load_state_dict(self, *arguments: Any, **named: Any) -> Any:
         found = super().load_state_dict(*arguments, **named)
@@ -73,19 +77,25 @@ class Abstractinator(Contender):
         return (len(piece.data) for piece in stream_bytes(self.model, prompts, config))
 
 
-def model_config(width: int, ngram_rows: int) -> ModelConfig:
-    """The default preset with `width` on top, all other widths in proportion, and tables of so many rows."""
+def model_config(width: int, tables: float) -> ModelConfig:
+    """The default preset with `width` on top, all other widths in proportion, and so many times the rows in tables."""
 
     def transformer(config: TransformerConfig) -> TransformerConfig:
         size = _scaled(config.width, width, 2 * config.heads)
         return replace(config, width=size, mlp_width=_scaled(config.mlp_width, width))
 
-    (level,), top = _DEFAULT.levels, _DEFAULT.top_transformer_config
+    level, top = _LEVEL, _DEFAULT.top_transformer_config
     entropy_model = level.compressor.entropy_model
-    tables = {"ngram_rows": ngram_rows, "ngram_width": _scaled(top.ngram_width, width)}
+
+    def table(config: Table) -> dict[str, int]:
+        rows = max(1, round(config.ngram_rows * tables))
+        return {"ngram_rows": rows, "ngram_width": _scaled(config.ngram_width, width)}
+
     compressor = replace(
         level.compressor,
-        entropy_model=replace(entropy_model, transformer=transformer(entropy_model.transformer), **tables),
+        entropy_model=replace(
+            entropy_model, transformer=transformer(entropy_model.transformer), **table(entropy_model)
+        ),
         mlp_width=_scaled(level.compressor.mlp_width, width),
         value_width=_scaled(level.compressor.value_width, width),
     )
@@ -94,12 +104,12 @@ def model_config(width: int, ngram_rows: int) -> ModelConfig:
         mlp_width=_scaled(level.expander.mlp_width, width),
         place_width=_scaled(level.expander.place_width, width),
         predictor=transformer(level.expander.predictor),
-        **tables,
+        **table(level.expander),
     )
     return replace(
         _DEFAULT,
         levels=(replace(level, compressor=compressor, expander=expander),),
-        top_transformer_config=replace(top, transformer=transformer(top.transformer), **tables),
+        top_transformer_config=replace(top, transformer=transformer(top.transformer), **table(top)),
     )
 
 
@@ -109,6 +119,14 @@ def _scaled(size: int, width: int, multiple: int = 4) -> int:
 
 
 def _without_tables(width: int) -> int:
-    """Parameters of a model of this width without its three tables of n-grams."""
-    model = HierarchicalAutoencoder(model_config(width, 1))
-    return count_parameters(model) - 3 * _scaled(_DEFAULT.top_transformer_config.ngram_width, width)
+    """Parameters of a model of this width without its tables of n-grams."""
+    model = HierarchicalAutoencoder(model_config(width, 1.0))
+    return count_parameters(model) - _in_tables(width)
+
+
+def _in_tables(width: int) -> int:
+    """Parameters of the tables of n-grams with as many rows as the default preset's."""
+    return sum(
+        config.ngram_rows * _scaled(config.ngram_width, width)
+        for config in (_LEVEL.compressor.entropy_model, _LEVEL.expander, _DEFAULT.top_transformer_config)
+    )
