@@ -40,7 +40,7 @@ class ExpanderConfig:
         default_factory=lambda: TransformerConfig(width=128, layers=1, heads=4, window=32, mlp_width=320)
     )
     ngram_sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
-    ngram_rows: int = 49_152
+    ngram_rows: int = 65_536
     ngram_width: int = 64
 
     def __post_init__(self) -> None:

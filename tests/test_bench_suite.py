@@ -79,7 +79,7 @@ def test_our_contender_is_the_default_preset_at_its_own_size() -> None:
     kind = contender_class("abstractinator")
     from benchmarks.contenders.abstractinator import _DEFAULT, _DEFAULT_WIDTH, model_config
 
-    assert model_config(_DEFAULT_WIDTH, _DEFAULT.top_transformer_config.ngram_rows) == _DEFAULT
+    assert model_config(_DEFAULT_WIDTH, 1.0) == _DEFAULT
     assert kind.modes[0] == "exact"
 
 
