@@ -17,8 +17,8 @@ from components.incremental import IncrementalModel
 
 CANDIDATES = 8
 LONGEST = 8  # bytes of a draft
-WORTH = 0.7  # bytes that a plan must save to pay for itself, about
-PATIENCE = 8  # segments after which a plan is tried again where the last ones did not pay
+WORTH = 2.0  # bytes that a plan must save to pay for itself, about
+PATIENCE = 16  # segments after which a plan is tried again where the last ones did not pay
 ROWS = 4  # texts that are drafted at once; more of them share each step, and to save one a row saves none
 
 
@@ -35,7 +35,7 @@ class _Plan:
     candidates: list[bytes] = field(default_factory=list)
     since: bytearray = field(default_factory=bytearray)
     saved: int = 0
-    gain: float = 1.0
+    gain: float = WORTH
     waited: int = 0
 
     def next(self, codes: int) -> _Plan:

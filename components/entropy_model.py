@@ -21,6 +21,7 @@ from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import ParallelHead, nats_of, targets_of
 from components.tokens import Alphabet, NextTokens, Tokens
 from components.transformer import SlidingWindowTransformer, TransformerConfig
+from components.vector_quantizer import VectorQuantizer
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,22 @@ class EntropyModel(nn.Module):
         first = packing.positions == 0
         return entropy(logits).masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
 
-    def step(self, tokens: NextTokens, embedding: FoldedEmbedding, transformer: IncrementalTransformer) -> Tensor:
-        """(R, n) H in nats of the tokens after each of these; equals `forward`.
 
-        embedding, transformer: this model's, folded, the latter with the tokens before.
-        """
+class IncrementalEntropyModel:
+    """An EntropyModel for tokens that come a few at a time, with what it remembers of those of B rows.
+
+    lower: see FoldedEmbedding. rows: B. ahead: see IncrementalTransformer.
+    """
+
+    def __init__(self, model: EntropyModel, lower: VectorQuantizer | None, rows: int, ahead: int) -> None:
+        self.embedding, self.head = FoldedEmbedding(model.embedding, lower), model.head
+        self.transformer = IncrementalTransformer(model.transformer, rows, ahead)
+
+    def step(self, tokens: NextTokens) -> Tensor:
+        """(R, n) H in nats of the tokens after each of these; equals the model's `forward`."""
         with torch.autocast(tokens.ids.device.type, enabled=False):
-            places = transformer.places(tokens.rows, tokens.positions)
-            return entropy(self.head.logits(transformer.step(embedding(tokens), places)))
+            places = self.transformer.places(tokens.rows, tokens.positions)
+            return entropy(self.head.logits(self.transformer.step(self.embedding(tokens), places)))
 
 
 @torch.no_grad()

@@ -69,16 +69,16 @@ def stream_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: G
     eval mode, and its weights must not change.
     """
     check_prompts(prompts)
-    with _evaluating(model), _stepping(model):
+    with _evaluating(model), _stepping(next(model.parameters()).device):
         generation = _Generation(model, prompts, config)
     return _stream(generation)
 
 
 def _stream(generation: _Generation) -> Iterator[Piece]:
-    model, pieces = generation.model, generation.pieces()
-    with _evaluating(model):
+    device, pieces = generation.state.device, generation.pieces()
+    with _evaluating(generation.model):
         while True:
-            with _stepping(model):  # left before each yield: it must not reach into the caller's code, nor that in here
+            with _stepping(device):  # left before each yield: it must not reach into the caller's code, nor that in here
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -96,9 +96,9 @@ def _evaluating(model: HierarchicalAutoencoder) -> Iterator[None]:
 
 
 @contextmanager
-def _stepping(model: HierarchicalAutoencoder) -> Iterator[None]:
+def _stepping(device: torch.device) -> Iterator[None]:
     """Without gradients, and in fp32 whatever stands around."""
-    with torch.inference_mode(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         yield
 
 

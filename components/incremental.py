@@ -225,16 +225,12 @@ class IncrementalModel:
         run, begin = cuts[:, 0], cuts[:, 1:2]
         above, count = self.memories[i + 1].counts[rows].unsqueeze(1), tokens.ids.shape[1]
         if count == 1:
-            may_end = (run + uncut + 1 >= compressor.segmenter.config.shortest) | (
-                tokens.ids[:, 0, 0] >= compressor.alphabet.codebook_size
-            )
-            if not may_end.any():
+            long_enough = run + uncut + 1 >= compressor.segmenter.config.shortest
+            if not (long_enough | (tokens.ids[:, 0, 0] >= compressor.alphabet.codebook_size)).any():
                 return _Cut(tokens, lengths, torch.zeros_like(begin, dtype=torch.bool), begin, above, seen=False)
         late = int(uncut.max())
         seen = memory.from_uncut(tokens, uncut, late) if late else tokens
-        entropy = None
-        if compressor.entropy_model and memory.entropy_embedding and memory.entropy_transformer:
-            entropy = compressor.entropy_model.step(seen, memory.entropy_embedding, memory.entropy_transformer)
+        entropy = memory.entropy_model.step(seen) if memory.entropy_model else None
         token = seen.ids[:, :, 0]
         special = token >= compressor.alphabet.codebook_size
         last = SegmentationState(memory.entropy.read(place), run, memory.ids.read(place)[:, 0])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from components.entropy_model import IncrementalEntropyModel
 from components.folded import FoldedEmbedding
 from components.hierarchical_autoencoder import Level
 from components.incremental_transformer import IncrementalTransformer
@@ -124,8 +125,7 @@ class LevelMemory(Memory):
         at_once = ahead + compressor.segmenter.config.shortest - 1  # tokens that the rule looks at
         slots, model = max(reach, expander.longest, 2) + at_once, compressor.entropy_model
         super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before)
-        self.entropy_embedding = FoldedEmbedding(model.embedding, lower) if model else None
-        self.entropy_transformer = IncrementalTransformer(model.transformer, rows, at_once) if model else None
+        self.entropy_model = IncrementalEntropyModel(model, lower, rows, at_once) if model else None
         self.uncut = torch.zeros_like(self.counts)
         self.ids = ring_of(
             compressor.alphabet.bos, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64
@@ -137,7 +137,7 @@ class LevelMemory(Memory):
 
     def rings(self) -> list[Ring]:
         more = [self.ids, self.cuts, self.entropy]
-        return [*super().rings(), *more, *(self.entropy_transformer.rings() if self.entropy_transformer else [])]
+        return [*super().rings(), *more, *(self.entropy_model.transformer.rings() if self.entropy_model else [])]
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
