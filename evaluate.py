@@ -1,4 +1,4 @@
-"""Evaluates a model: `python evaluate.py --model_args checkpoint=FILE --tasks lambada_openai,hellaswag`."""
+"""Evaluates a model: `python evaluate.py --model_args checkpoint=checkpoints --tasks lambada_openai,hellaswag`."""
 
 import sys
 

@@ -170,8 +170,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     from abstractinator.evaluation.harness import evaluate, leave_other_processes
 
-    evaluate(wanted)
-    leave_other_processes()
+    try:
+        evaluate(wanted)
+    finally:
+        leave_other_processes()
     return 0
 
 
@@ -183,15 +185,17 @@ def _show(text: str) -> None:
 def _info(options: argparse.Namespace) -> int:
     import torch
 
+    from abstractinator.training.checkpoint import latest_checkpoint
     from abstractinator.training.run_state import load_model
 
-    model, payload = load_model(options.checkpoint, torch.device("cpu"))
+    path = latest_checkpoint(options.checkpoint) or options.checkpoint
+    model, payload = load_model(path, torch.device("cpu"))
     config = payload["config"]
     if options.json:
         shown = {key: payload[key] for key in ("version", "config", "step", "total_steps", "bytes_read", "seconds")}
         print(json.dumps(shown, indent=2))
         return 0
-    print(f"{options.checkpoint}: {config['run_name']}, written by version {payload['version']}")
+    print(f"{path}: {config['run_name']}, written by version {payload['version']}")
     print(f"  steps       {payload['step']} of {payload['total_steps']}")
     print(f"  bytes read  {payload['bytes_read']:,}")
     print(f"  seconds     {payload['seconds']:.0f}")

@@ -158,7 +158,10 @@ def report(speeds: list[dict[str, Any]], memory: dict[str, int], quality: list[d
 
 def parser_of_options() -> argparse.ArgumentParser:
     parser = argument_parser(_MODULE, __doc__)
-    parser.add_argument("--checkpoint", help="a checkpoint_step*.pt; its held-out text gives the prompts")
+    parser.add_argument(
+        "--checkpoint",
+        help="a checkpoint_step*.pt, or a folder of them: the newest; its held-out text gives the prompts",
+    )
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--prompt-bytes", type=int, default=512)
     parser.add_argument("--new-bytes", type=int, default=256)

@@ -195,12 +195,12 @@ class IncrementalModel:
         memory = self.memories[i]
         arrivals = memory.arrivals(rows, ids.shape[1])
         if i == len(self.levels):
-            return self.read_codes(arrivals, memory.transformer.places(rows, arrivals.positions + 1), ids, lengths)
+            return self._read_codes(arrivals, memory.transformer.places(rows, arrivals.positions + 1), ids, lengths)
         cut = self._cut(i, memory.enter(arrivals, ids), lengths)
         self._send_up(i, cut)
         return self._go_on(i, cut)
 
-    def read_codes(self, arrivals: Arrivals, after: Places, ids: Tensor, lengths: Tensor) -> Tensor:
+    def _read_codes(self, arrivals: Arrivals, after: Places, ids: Tensor, lengths: Tensor) -> Tensor:
         """`_read` of highest codes. after: the top transformer's places of the positions after them."""
         memory = self.top
         codes = memory.enter(arrivals, ids)
@@ -299,7 +299,7 @@ class CodeSteps:
     @torch.no_grad()
     def read(self, ids: Tensor) -> Tensor:
         """Takes in one more code (R, Q) of each row → (R, C) the context after it."""
-        return self._state.read_codes(*next(self._left), ids.unsqueeze(1), self._one)[:, 0]
+        return self._state._read_codes(*next(self._left), ids.unsqueeze(1), self._one)[:, 0]
 
 
 def _packed_rows(tokens: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:

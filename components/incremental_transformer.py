@@ -72,8 +72,10 @@ class IncrementalTransformer:
     def places(self, rows: Tensor, positions: Tensor) -> Places:
         """Those of consecutive positions (R, n) of the rows (R,), ascending.
 
-        C ≥ window + n - 1, so that what the tokens overwrite is out of sight of all of them: seen from a token, the
-        slots of later ones, and of such as were taken back, are those of tokens almost C places before it."""
+        For one step C ≥ window + n - 1 (n ≤ `ahead`), so that what the tokens overwrite is out of sight of all of them:
+        seen from a token, the slots of later ones, and of such as were taken back, are those of tokens almost C places
+        before it. Taken one by one (`Places.each`), they may be any number.
+        """
         each = positions.unsqueeze(-1)  # (R, n, 1)
         distance = (each - self._slot).remainder_(self.slots)  # (R, n, C)
         seen = each.clamp(max=self.config.window - 1)  # tokens before, the row's first ones being all there are

@@ -109,7 +109,7 @@ class LevelMemory(Memory):
     """A level's memory of its lower tokens: also the tokens of the open segment, and how segments were cut.
 
     uncut: (B,) how many of the last tokens read were not looked at by the rule yet, as no segment could end with them:
-    the entropy model reads them together with the next. cuts: (B, C, 3) after each other token: tokens since the rule
+    the entropy model reads them together with the next. cuts: (B, C, 3) after each of the others: tokens since the rule
     began a segment, the position where the open segment begins, and the number of segments complete. entropy: (B, C)
     see SegmentationState. known: the codes of segments that were complete before, for generated text repeats its
     segments.

@@ -10,8 +10,9 @@ from tiny_models import SHAPES, random_text, rows_of, tiny_model
 
 from components import incremental
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental import IncrementalModel
-from components.tokens import pack_bytes
+from components.incremental import CodeSteps, IncrementalModel
+from components.packing import Packing
+from components.tokens import Tokens, pack_bytes
 
 MODELS: dict[str, HierarchicalAutoencoder] = {}
 every_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -61,8 +62,11 @@ def test_steps_of_any_size_equal_one_forward_pass(shape: str, data: st.DataObjec
         rows = sorted(data.draw(st.sets(st.sampled_from(going), min_size=1)))
         parts, taken = [], []
         for b in rows:
-            right = texts[b][known[b] :][: data.draw(st.integers(1, AHEAD))]
-            wrong = data.draw(st.text("ab ,\xff", max_size=AHEAD - len(right))).encode("latin-1")
+            nothing_right = data.draw(st.booleans())
+            right = b"" if nothing_right else texts[b][known[b] :][: data.draw(st.integers(1, AHEAD))]
+            wrong = data.draw(st.text("ab ,\xff", min_size=nothing_right, max_size=AHEAD - len(right))).encode(
+                "latin-1"
+            )
             parts.append(right + wrong)
             taken.append(len(right))
         bytes_, lengths = chunk_of(parts)
@@ -98,6 +102,39 @@ def test_memory_does_not_grow_with_the_text(shape: str) -> None:
     assert all(
         ring.data.shape[1] <= 2 * heads * (5 + AHEAD + 5) for memory in state.memories for ring in memory.rings()
     )
+
+
+@every_shape
+def test_codes_one_after_the_other_equal_one_forward_pass(shape: str) -> None:
+    """More of them than the rings hold, past all levels; from the middle on one row less, as where a text ends."""
+    model, count = model_of(shape), 40
+    alphabet, random_ = model.top.alphabet, random.Random(0)
+    known, more = (
+        torch.tensor(
+            [
+                [[random_.randrange(alphabet.codebook_size) for _ in range(alphabet.slots)] for _ in range(n)]
+                for _ in range(3)
+            ]
+        )
+        for n in (2, count)
+    )
+    state, every = IncrementalModel(model, 3, AHEAD), torch.arange(3)
+    begins = CodeSteps(state, every, 2)
+    for m in range(2):
+        begins.read(known[:, m])
+    contexts, rows, steps = [], every, CodeSteps(state, every, count)
+    for m in range(count):
+        if m == count // 2:
+            rows, steps = every[1:], CodeSteps(state, every[1:], count - m)
+        contexts.append(steps.read(more[rows, m]))
+    bos = torch.full((3, 1, alphabet.slots), alphabet.bos)
+    ids = torch.cat([bos, known, more, more[:, :1]], dim=1)  # what stands in the last place changes nothing there
+    packing = Packing.from_lengths(torch.full((3,), ids.shape[1]))
+    vectors = model.levels[-1].compressor.quantizer.decode(ids.flatten(0, 1).clamp(max=alphabet.codebook_size - 1))
+    vectors = vectors.masked_fill(ids.flatten(0, 1)[:, :1] >= alphabet.codebook_size, 0.0)
+    expected = model.top(Tokens(ids.flatten(0, 1), packing, alphabet, vectors)).view(3, ids.shape[1], -1)
+    for m, context in enumerate(contexts):
+        torch.testing.assert_close(context, expected[3 - len(context) :, 4 + m], atol=1e-4, rtol=0)
 
 
 def test_codes_are_those_of_a_model_that_remembers_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -339,12 +339,13 @@ def test_a_run_learns_and_its_summary_is_whole(tmp_path: Path, steps: list[loop.
 def test_a_run_is_tracked(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    train(tiny_experiment(tmp_path, project_name="tiny", validation_interval=4, generation_interval=4, max_steps=6))
+    config = tiny_experiment(tmp_path, project_name="tiny", validation_interval=4, generation_interval=4, max_steps=6)
+    train(config)
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlruns/tiny/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "tiny"
-    assert run.data.params["learning_rate"] == "0.01"
+    assert run.data.params["learning_rate"] == str(config.learning_rate)
     assert run.data.params["model.levels.0.compressor.segmentation.rule"] == "information"
     for name in ("train/loss", "gradient_norm", "learning_rate", "held_out/bits_per_byte_exact"):
         assert math.isfinite(run.data.metrics[name])

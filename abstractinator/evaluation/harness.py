@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import sys
 from contextlib import redirect_stdout
@@ -57,7 +58,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
     if results is None:
         return None
     results["config"]["model"] = tracker.general_config_tracker.model_source = options.model
-    written = _save(results, tracker, model_args)
+    written = _save(results, tracker)
     text = _report(results, options)
     print(text)
     if written:
@@ -76,12 +77,12 @@ def _model_args(options: EvaluationOptions) -> dict[str, Any]:
 
 def _model(options: EvaluationOptions, model_args: dict[str, Any]) -> LM:
     """The model, made as the harness makes it. Raises ValueError for arguments that it does not have, or lacks."""
+    kind = get_model(options.model)
     try:
-        return get_model(options.model).create_from_arg_obj(
-            model_args, {"batch_size": options.batch_size, "device": options.device}
-        )
+        inspect.signature(kind).bind(**model_args)
     except TypeError as error:
-        raise ValueError(f"--model_args do not suit --model {options.model}: {_first_line(error)}") from error
+        raise ValueError(f"--model_args do not suit --model {options.model}: {error}") from error
+    return kind.create_from_arg_obj(model_args, {"batch_size": options.batch_size, "device": options.device})
 
 
 def leave_other_processes() -> None:
@@ -161,18 +162,20 @@ def _folder_of(output_path: str) -> Path:
     return Path(output_path).parent if Path(output_path).suffix == ".json" else Path(output_path)
 
 
-def _save(results: dict[str, Any], tracker: EvaluationTracker, model_args: dict[str, Any]) -> list[Path]:
+def _save(results: dict[str, Any], tracker: EvaluationTracker) -> list[Path]:
     """The harness's files, under --output_path if there is one → where. Takes the samples out of the results."""
-    if "checkpoint" in model_args:  # the harness knows no such argument and would make up a name for the folder
-        name = tracker.general_config_tracker.model_name = str(model_args["checkpoint"])
-        tracker.general_config_tracker.model_name_sanitized = sanitize_model_name(name)
+    names = tracker.general_config_tracker
+    if "checkpoint" in results["config"]:  # the harness knows no such thing and would make up a name for the folder
+        names.model_name = str(results["config"]["checkpoint"])
+        names.model_name_sanitized = sanitize_model_name(names.model_name)
     samples = results.pop("samples", None)
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, task_samples in (samples or {}).items():
         tracker.save_results_samples(task_name=task, samples=task_samples)
-    if tracker.output_path is None:
+    if tracker.output_path is None or not hasattr(tracker, "date_id"):  # it warns where it could not write, and goes on
         return []
-    return sorted(_folder_of(tracker.output_path).rglob(f"*{tracker.date_id}*"))
+    folder, end = _folder_of(tracker.output_path), f"*_{tracker.date_id}.json*"
+    return sorted([*folder.glob(end), *(folder / str(names.model_name_sanitized)).glob(end)])
 
 
 def _report(results: dict[str, Any], options: EvaluationOptions) -> str:

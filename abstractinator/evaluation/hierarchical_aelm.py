@@ -24,6 +24,7 @@ from abstractinator.evaluation.scoring import (
     scores_from_logits,
     two_part_scores,
 )
+from abstractinator.training.checkpoint import latest_checkpoint
 from abstractinator.training.run_state import load_model
 from components.generation import generate_bytes
 from components.sampling import GenerationConfig, Mode
@@ -62,11 +63,14 @@ class HierarchicalAELM(ByteLM):
     ) -> None:
         refuse_unknown(unknown, HierarchicalAELM, "hier_ae")
         if checkpoint is None:
-            raise ValueError("hier_ae needs the model argument checkpoint=…, a file that a training wrote")
+            raise ValueError(
+                "hier_ae needs the model argument checkpoint=…, a file that a training wrote, or its folder"
+            )
         _check_choice("scoring", scoring, get_args(Scoring))
         _check_choice("dtype", dtype, get_args(Precision))
         _check_choice("generation", generation, get_args(Mode))
-        model, payload = load_model(str(checkpoint), torch.device("cpu"))  # the harness makes a number of digits
+        path = str(latest_checkpoint(str(checkpoint)) or checkpoint)  # the harness makes a number of digits
+        model, payload = load_model(path, torch.device("cpu"))
         trained_length = payload["config"]["sequence_length"]
         super().__init__(
             max_length=_LENGTH_FACTOR * trained_length if max_length is None else max_length,
@@ -76,7 +80,7 @@ class HierarchicalAELM(ByteLM):
         )
         self.model = model.to(self.device)
         self.scoring, self.dtype, self.generation = scoring, dtype, generation
-        self._checkpoint, self._steps, self._bytes_read = str(checkpoint), payload["step"], payload["bytes_read"]
+        self._checkpoint, self._steps, self._bytes_read = path, payload["step"], payload["bytes_read"]
 
     def score(self, passages: Sequence[Passage]) -> list[Score]:
         with self._precision():

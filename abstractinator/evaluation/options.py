@@ -42,6 +42,8 @@ class EvaluationOptions:
             raise ValueError(f"--num_fewshot must be 0 or more, not {self.num_fewshot}")
         if self.log_samples and self.output_path is None:
             raise ValueError("--log_samples needs --output_path, where the samples go")
+        if self.output_path == "":
+            raise ValueError("--output_path is empty; give a folder or a .json file")
         if self.include_path is not None and not Path(self.include_path).is_dir():
             raise ValueError(f"--include_path={self.include_path} is no folder; give the one with the task files")
         if not self.task_names:
@@ -79,7 +81,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Gives the parser an option for each field of EvaluationOptions."""
     pairs = "key=value pairs with commas or spaces between them"
     parser.add_argument("--model", default="hier_ae", help="hier_ae (default), hf or another of the harness's")
-    parser.add_argument("--model_args", nargs="+", default=[], metavar="ARG", help=f"{pairs}: checkpoint=FILE …")
+    parser.add_argument(
+        "--model_args", nargs="+", default=[], metavar="ARG", help=f"{pairs}: checkpoint=FILE or FOLDER …"
+    )
     parser.add_argument("--tasks", default=DEFAULT_TASKS, help="names with commas between them (default: %(default)s)")
     parser.add_argument("--num_fewshot", type=int, help="examples before each item (default: the task's own number)")
     parser.add_argument("--batch_size", help="requests a batch, or auto")

@@ -23,8 +23,9 @@ from components.transformer import TransformerConfig
 
 _DEFAULT = ModelConfig()
 (_LEVEL,) = _DEFAULT.levels
+_TABLES = (_LEVEL.compressor.entropy_model, _LEVEL.expander, _DEFAULT.top_transformer_config)  # have one of n-grams
 _DEFAULT_WIDTH = _DEFAULT.top_transformer_config.transformer.width
-Table = EntropyModelConfig | ExpanderConfig | TopTransformerConfig  # configurations with a table of n-grams
+_Table = EntropyModelConfig | ExpanderConfig | TopTransformerConfig  # configurations with a table of n-grams
 
 
 class Abstractinator(Contender):
@@ -87,7 +88,7 @@ def model_config(width: int, tables: float) -> ModelConfig:
     level, top = _LEVEL, _DEFAULT.top_transformer_config
     entropy_model = level.compressor.entropy_model
 
-    def table(config: Table) -> dict[str, int]:
+    def table(config: _Table) -> dict[str, int]:
         rows = max(1, round(config.ngram_rows * tables))
         return {"ngram_rows": rows, "ngram_width": _scaled(config.ngram_width, width)}
 
@@ -120,13 +121,10 @@ def _scaled(size: int, width: int, multiple: int = 4) -> int:
 
 def _without_tables(width: int) -> int:
     """Parameters of a model of this width without its tables of n-grams."""
-    model = HierarchicalAutoencoder(model_config(width, 1.0))
-    return count_parameters(model) - _in_tables(width)
+    model = HierarchicalAutoencoder(model_config(width, 0.0))  # of one row each
+    return count_parameters(model) - sum(_scaled(config.ngram_width, width) for config in _TABLES)
 
 
 def _in_tables(width: int) -> int:
     """Parameters of the tables of n-grams with as many rows as the default preset's."""
-    return sum(
-        config.ngram_rows * _scaled(config.ngram_width, width)
-        for config in (_LEVEL.compressor.entropy_model, _LEVEL.expander, _DEFAULT.top_transformer_config)
-    )
+    return sum(config.ngram_rows * _scaled(config.ngram_width, width) for config in _TABLES)
