@@ -19,6 +19,7 @@ from torch import Tensor
 from components.folded import FoldedDepthHead, FoldedEmbedding
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
 from components.incremental_transformer import IncrementalTransformer, Places
+from components.large_pages import begin_chunk
 from components.memory import Arrivals, LevelMemory, Memory
 from components.packing import Packing
 from components.ring import places_of
@@ -63,6 +64,7 @@ class IncrementalModel:
 
     @torch.no_grad()
     def __init__(self, model: HierarchicalAutoencoder, rows: int, ahead: int = 32) -> None:
+        begin_chunk()
         self.model, self.ahead = model, ahead
         self.device = next(model.parameters()).device
         every = torch.arange(rows, device=self.device)

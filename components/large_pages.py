@@ -17,7 +17,15 @@ _PAGE = 2 << 20
 _CHUNK = 32 << 20  # what is asked of the system at once; only pages that are written to take memory
 _ALIGNMENT = 64
 _lock = threading.Lock()
-_room = torch.empty(0, dtype=torch.uint8)  # what is left of the newest chunk; tensors keep the chunk that they lie in
+_NONE = torch.empty(0, dtype=torch.uint8)
+_room = _NONE  # what is left of the newest chunk; tensors keep the chunk that they lie in
+
+
+def begin_chunk() -> None:
+    """What comes now lies apart from what came before, so that its memory is given back as soon as it is not used."""
+    global _room
+    with _lock:
+        _room = _NONE
 
 
 def in_large_pages(x: Tensor) -> Tensor:

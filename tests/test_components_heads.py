@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from components.folded import FoldedDepthHead
-from components.large_pages import in_large_pages
+from components.large_pages import begin_chunk, in_large_pages
 from components.packing import Packing
 from components.token_head import NOTHING, DepthHead, ParallelHead, targets_of
 from components.tokens import BYTES, Alphabet, Tokens
@@ -91,6 +91,14 @@ def test_copies_in_large_pages_are_copies(inference: bool) -> None:
     gc.collect()  # the pages stay as long as any of their tensors
     in_large_pages(torch.zeros(3000, 3000))
     assert torch.equal(kept, weights[1].T)
+
+
+def test_what_comes_after_a_new_beginning_keeps_nothing_of_before() -> None:
+    before = in_large_pages(torch.zeros(8)).untyped_storage().data_ptr()
+    assert in_large_pages(torch.zeros(8)).untyped_storage().data_ptr() == before
+    kept = in_large_pages(torch.zeros(8))
+    begin_chunk()
+    assert in_large_pages(torch.zeros(8)).untyped_storage().data_ptr() != kept.untyped_storage().data_ptr()
 
 
 def test_a_system_without_large_pages_has_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
