@@ -79,17 +79,25 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "prompt", help="text to continue; - reads it from standard input, and -- goes before one that begins with -"
     )
-    generate.add_argument("--mode", choices=("plan", "exact", "speculative"), default="plan", help="see the README")
-    generate.add_argument("--max-new-bytes", type=int, default=256)
+    generate.add_argument(
+        "--mode",
+        choices=("plan", "exact", "speculative"),
+        default="plan",
+        help="plan (default) is the fastest, exact the best",
+    )
+    generate.add_argument("--max-new-bytes", type=int, default=256, help="(default: 256)")
     generate.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
     generate.add_argument("--top-k", type=int, default=0, help="0 is all (default)")
-    generate.add_argument("--top-p", type=float, default=0.95)
+    generate.add_argument("--top-p", type=float, default=0.95, help="1 is all (default: 0.95)")
     generate.add_argument(
-        "--no-repeat-ngram-size", type=int, default=0, help="no string of so many bytes comes twice; 0 is off (default)"
+        "--no-repeat-ngram-size",
+        type=int,
+        default=0,
+        help="no string of about so many bytes comes twice; 0 is off (default)",
     )
     generate.add_argument("--stop", action="append", default=[], help="end before this text; may be given many times")
-    generate.add_argument("--seed", type=int, default=None)
-    generate.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    generate.add_argument("--seed", type=int, default=None, help="for the same text again (default: another each time)")
+    generate.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     generate.set_defaults(command=_generate)
 
     evaluate = commands.add_parser(

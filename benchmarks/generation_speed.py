@@ -13,6 +13,7 @@ Letters: B rows, C positions of the flat transformer's cache.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -94,10 +95,10 @@ def measure_speed(
 def work(task: dict[str, Any]) -> dict[str, int]:
     """Generates a long text in this process → by how many bytes its memory rose after the first twentieth."""
     model, _ = load_model(task["checkpoint"], torch.device("cpu"))
-    config = GenerationConfig(mode=task["mode"], max_new_bytes=task["bytes"], temperature=1.0, top_p=1.0, seed=0)
-    made, recent, peak = 0, b"\n", None
+    config = GenerationConfig(mode=task["mode"], max_new_bytes=task["bytes"], temperature=1.0, top_p=1.0)
+    made, recent, peak, texts = 0, b"\n", None, itertools.count()
     while made < task["bytes"]:  # where the model ends its text, it goes on with another
-        for piece in stream_bytes(model, [recent], config):
+        for piece in stream_bytes(model, [recent], replace(config, seed=next(texts))):
             made, recent = made + len(piece.data), (recent + piece.data)[-64:]
             if peak is None and made >= task["bytes"] / 20:
                 peak = PeakMemory()

@@ -47,7 +47,7 @@ class GenerationConfig:
         for name in ("max_new_bytes", "top_k", "no_repeat_ngram_size", "repetition_window"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
-        if self.seed is not None and not (isinstance(self.seed, int) and 0 <= self.seed < 2**64):
+        if self.seed is not None and not (type(self.seed) is int and 0 <= self.seed < 2**64):
             raise ValueError(f"seed must be None or a whole number from 0 on and below 2**64, not {self.seed!r}")
         if not all(isinstance(value, int | float) for value in (self.temperature, self.top_p)):
             raise ValueError(f"temperature and top_p must be numbers, not {self.temperature!r} and {self.top_p!r}")

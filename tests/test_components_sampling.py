@@ -114,6 +114,7 @@ def test_a_wrong_configuration_is_refused(wrong: dict[str, object]) -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 2**64}, "seed"),
         ({"seed": "x"}, "seed"),
+        ({"seed": True}, "seed"),
         ({"max_new_bytes": 5.5}, "max_new_bytes"),
         ({"max_new_bytes": None}, "max_new_bytes"),
         ({"top_k": 1.5}, "top_k"),

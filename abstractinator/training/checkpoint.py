@@ -209,8 +209,9 @@ def _check_records(path: Path) -> None:
 def _missing(path: Path) -> str:
     if path.is_dir():
         latest = latest_checkpoint(path)
-        advice = f"give a file, such as {latest}" if latest else "and it holds no checkpoint_step….pt"
-        return f"{path} is a folder; {advice}"
+        return (
+            f"{path} is a folder; give a file, such as {latest}" if latest else f"{path} holds no checkpoint_step….pt"
+        )
     names = [found.name for _, found in checkpoints(path.parent)]
     shown = ", ".join(names[-10:]) if names else "no checkpoints"
     return f"there is no file {path}; in {path.parent} there are: {shown}"
