@@ -80,9 +80,7 @@ def _stream(generation: _Generation) -> Iterator[Piece]:
     device, pieces = generation.state.device, generation.pieces()
     with _evaluating(generation.model):
         while True:
-            with _stepping(
-                device
-            ):  # left before each yield: it must not reach into the caller's code, nor that in here
+            with _stepping(device):  # left before each yield, lest it reach into the caller's code, or that in here
                 piece = next(pieces, None)
             if piece is None:
                 return

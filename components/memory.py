@@ -131,8 +131,7 @@ class LevelMemory(Memory):
             compressor.alphabet.bos, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64
         )
         self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
-        start = compressor.segmenter.begin(rows, device)
-        self.entropy = Ring(start.entropy[:, None].repeat(1, slots))
+        self.entropy = Ring(compressor.segmenter.begin(rows, device).entropy[:, None].repeat(1, slots))
         self.known: dict[tuple[int, ...], list[int]] = {}
 
     def rings(self) -> list[Ring]:

@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import SHAPES, padded, random_text, rows_of, tiny_level, tiny_model
+from tiny_models import SHAPES, padded, random_text, rows_of, tiny_config, tiny_level, tiny_model
 from torch import Tensor, nn
 
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 from components.packing import Packing
 from components.token_head import targets_of
 from components.tokens import BYTES, Tokens, pack_bytes
+from components.transformer import ResidualMLP, TransformerBlock
 
 BOS, EOS, PAD = BYTES.bos, BYTES.eos, BYTES.pad
 MODELS: dict[str, HierarchicalAutoencoder] = {}
@@ -28,6 +29,19 @@ def model_of(shape: str) -> HierarchicalAutoencoder:
     if shape not in MODELS:
         MODELS[shape] = tiny_model(shape)
     return MODELS[shape]
+
+
+def test_at_the_beginning_blocks_add_nothing() -> None:
+    model = HierarchicalAutoencoder(tiny_config("threshold-fixed"))
+    packing, mlps, blocks = Packing.from_lengths(torch.tensor([3, 2])), 0, 0
+    for module in model.modules():
+        if isinstance(module, ResidualMLP):
+            x, mlps = torch.randn(5, len(module.norm.gain)), mlps + 1
+            assert torch.equal(module(x), x)
+        elif isinstance(module, TransformerBlock):
+            x, blocks = torch.randn(5, len(module.norm.gain)), blocks + 1
+            assert torch.equal(module(x, packing), x)
+    assert mlps > blocks > 0
 
 
 def log_probabilities(model: HierarchicalAutoencoder, tokens: Tokens) -> Tensor:

@@ -413,6 +413,11 @@ def test_prompts_are_bytes(prompt: object) -> None:
         model_of("fixed").generate_bytes(prompt)
 
 
+def test_one_text_is_no_list_of_prompts() -> None:
+    with pytest.raises(ValueError, match="a list of bytes"):
+        stream_bytes(model_of("fixed"), b"text", GenerationConfig())  # type: ignore[arg-type]
+
+
 def test_a_temperature_of_almost_nothing_is_greedy() -> None:
     model = model_of("fixed")
     cold, greedy = (model.generate_bytes(b"a", temperature=t, max_new_bytes=9) for t in (1e-320, 0.0))
