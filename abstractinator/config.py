@@ -48,7 +48,7 @@ class ExperimentConfig:
     max_minutes: float | None = 7.2
     # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a quarter of a whole
     # step, and the language model then learns over codes that hardly move any more.
-    autoencoder_fraction: float = 0.75
+    autoencoder_fraction: float = 0.5
 
     # learning_rate: AdamW's, for embeddings, output layers, norms. muon_learning_rate: for matrices.
     learning_rate: float = 2e-2

@@ -14,6 +14,7 @@ from components.code_expander import CodeExpander
 from components.code_search import search_codes
 from components.entropy_model import EntropyModel, EntropyModelConfig
 from components.learned_query_attention import LearnedQueryAttention
+from components.segment_parts import cut_in_two, with_parts
 from components.segmentation import (
     ENTROPY_RULES,
     DistinctSegments,
@@ -126,11 +127,14 @@ class ByteSegmentCompressor(nn.Module):
         """tokens: T of them, packed → Compressed.
 
         expander: where given, segments that it does not give back get other codes if near ones do better
-        (components/code_search.py).
+        (components/code_search.py), and otherwise are cut (components/segment_parts.py).
         """
         entropies, nats = self.measure(tokens)
         segments = self.segmenter(tokens, entropies)
-        return Compressed(tokens, segments, entropies, nats, self.encode(tokens, segments, expander))
+        if expander is None:
+            return Compressed(tokens, segments, entropies, nats, self.encode(tokens, segments))
+        segments, encoded = self._encode_to_come_back(tokens, segments, expander)
+        return Compressed(tokens, segments, entropies, nats, encoded)
 
     def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
         """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats where it does not
@@ -150,12 +154,43 @@ class ByteSegmentCompressor(nn.Module):
             self.entropy_model.zero_grad(set_to_none=True)  # a gradient left over would still be stepped on
 
     def encode(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None = None) -> Encoded:
-        """Codes of given segments; each different segment is worked out once. Special tokens become special codes."""
+        """Codes of given segments; each different segment is worked out once. Special tokens become special codes.
+
+        In training `distinct` also has parts of segments, so that these come back too (components/segment_parts.py).
+        """
         distinct = distinct_segments(tokens, segments)
+        if self.training and torch.is_grad_enabled():
+            distinct = with_parts(distinct)
         ids, vectors, loss = self._quantize(distinct.tokens, distinct.segments, expander)
         each = distinct.of_segment
         codes = Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each])
         return Encoded(codes, vectors, distinct, loss)
+
+    @torch.no_grad()
+    def _encode_to_come_back(
+        self, tokens: Tokens, segments: Segments, expander: CodeExpander
+    ) -> tuple[Segments, Encoded]:
+        """Codes of the segments, where those that do not come back are cut in two, and their parts, down to tokens."""
+        new = torch.ones_like(segments.lengths, dtype=torch.bool)
+        ids = tokens.ids.new_zeros(len(new), self.code_alphabet.slots)
+        vectors = self.place.weight.new_zeros(len(new), self.config.width)
+        while True:
+            index = new.nonzero()[:, 0]
+            encoded = self.encode(*take_segments(tokens, segments, index), expander)
+            found = encoded.distinct
+            ids[index], vectors[index] = encoded.codes.ids, encoded.vectors[found.of_segment].to(vectors.dtype)
+            wrong = expander.errors(encoded.vectors, found.tokens, found.segments)[found.of_segment] > 0
+            lost = torch.zeros_like(new).index_put((index,), wrong) & (segments.lengths > 1)
+            if not lost.any():
+                break
+            parts, segments = 1 + lost.long(), cut_in_two(segments, lost)
+            new, ids, vectors = (x.repeat_interleave(parts, dim=0) for x in (lost, ids, vectors))
+        distinct = distinct_segments(tokens, segments)
+        of_segment, some = distinct.of_segment, torch.zeros_like(distinct.counts)
+        some[of_segment] = torch.arange(len(of_segment), device=some.device)  # equal ones of two rounds: codes of one
+        chosen = some[of_segment]
+        codes = Tokens(ids[chosen], segments.packing, self.code_alphabet, vectors[chosen])
+        return segments, Encoded(codes, vectors[some], distinct, encoded.quantizer_loss)
 
     def encode_each(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, Q) the codes of `encode`, for a few segments that need not be compared with each other."""

@@ -87,7 +87,8 @@ class Level(nn.Module):
         )
 
     def compress(self, tokens: Tokens, *, mend: bool = False) -> Compressed:
-        """Tokens → codes. mend: those from which a segment does not come back are mended (see code_search.py)."""
+        """Tokens → codes. mend: a segment that does not come back from its codes gets others (code_search.py), or is
+        cut into parts with codes of their own (segment_parts.py)."""
         return self.compressor(tokens, self.expander if mend else None)
 
     def reconstruction_nats(self, compressed: Compressed) -> Tensor:
@@ -160,8 +161,8 @@ class HierarchicalAutoencoder(nn.Module):
     def compress(self, tokens: Tokens, *, mend: bool = False) -> list[Compressed]:
         """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up.
 
-        mend: whether codes are checked by decoding and mended: for those that `decompress` is to read, or a coder. The
-        language model reads the encoder's own, over which it was trained.
+        mend: whether codes are checked by decoding and mended: for those that `decompress` is to read. The language
+        model reads the encoder's own, over which it was trained.
         """
         out: list[Compressed] = []
         for level in self.levels:
@@ -205,14 +206,14 @@ class HierarchicalAutoencoder(nn.Module):
             contexts.insert(0, self.levels[i].expander.predict(contexts[0], lower[i], compressed[i].segments))
         return contexts[0], contexts[1:]
 
-    def forward(self, rows: Tensor, *, language_model: bool = True, mend: bool = False) -> Losses:
+    def forward(self, rows: Tensor, *, language_model: bool = True) -> Losses:
         """(B, N) byte ids, PAD at the ends of rows → Losses. The first token of a row is not predicted.
 
         language_model: False leaves out the top and the predict path, most of the cost: bytes → codes → bytes is
-        then trained alone, and bytes and codes count as guessed. mend: see `compress`; it is not for training.
+        then trained alone, and bytes and codes count as guessed.
         """
         tokens = pack_bytes(rows)
-        compressed = self.compress(tokens, mend=mend)
+        compressed = self.compress(tokens)
         bytes_ = max(int(((tokens.packing.positions > 0) & ~tokens.special).sum()), 1)
         if language_model:
             hidden, contexts = self.predict(tokens, compressed)
@@ -252,7 +253,7 @@ class HierarchicalAutoencoder(nn.Module):
         """
         nats, distinct = level.reconstruction_nats(compressed), compressed.encoded.distinct
         counts = distinct.counts.to(nats.dtype)
-        weights = counts**self.config.repetition_weight
+        weights = counts.clamp(min=1) ** self.config.repetition_weight  # parts of segments, which occur 0 times, too
         even = (weights * nats).sum() * (counts.sum() / weights.sum().clamp(min=1e-9))
         return (counts * nats).sum(), even
 

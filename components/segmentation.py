@@ -43,7 +43,7 @@ class SegmentationConfig:
     """
 
     rule: Rule = "information"
-    target_tokens_per_code: float = 4.08
+    target_tokens_per_code: float = 4.25
     min_tokens_per_code: int = 3
     max_tokens_per_code: int = 5
     train_fraction: float = 0.1

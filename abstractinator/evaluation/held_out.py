@@ -37,11 +37,12 @@ class LevelReport:
 class HeldOutReport:
     """bits_per_byte_exact: −log₂ p(x) of the predict path over the bytes that it predicts, all but a row's first
     token. bits_per_byte_two_part: −log₂ p(c) − log₂ p(x | c) over all bytes, since the codes of a row tell its first
-    byte too. bytes: all of them.
+    byte too. Both read the encoder's own codes. bytes: all of them.
 
-    byte_accuracy: share of bytes that come back, greedily, from the highest codes down; a byte counts as
-    back if it stands at its own place within its highest code's bytes. byte_accuracy_shuffled_codes: the
-    same with the codes permuted among their places. sequence_accuracy: rows that come back without one error.
+    All else is of codes that are mended (see HierarchicalAutoencoder.compress). byte_accuracy: share of bytes that
+    come back, greedily, from the highest codes down; a byte counts as back if it stands at its own place within its
+    highest code's bytes. byte_accuracy_shuffled_codes: the same with the codes permuted among their places.
+    sequence_accuracy: rows that come back without one error.
     """
 
     bits_per_byte_exact: float
@@ -91,12 +92,13 @@ def evaluate_held_out(
 
 
 def _count_batch(model: HierarchicalAutoencoder, rows: Tensor, counts: _Counts, random: torch.Generator) -> None:
-    losses = model(rows, mend=True)
+    losses = model(rows)
     counts.exact += float(losses.predict) * losses.bytes
     counts.two_part += float(losses.two_part) * losses.bytes
     counts.predicted += losses.bytes
 
-    tokens, levels = pack_bytes(rows), losses.compressed
+    tokens = pack_bytes(rows)
+    levels = model.compress(tokens, mend=True)
     for i, compressed in enumerate(levels):
         plain = compressed.codes.ids[~compressed.codes.special].cpu()
         counts.codes[i] += len(plain)

@@ -101,7 +101,7 @@ def two_part_scores(model: HierarchicalAutoencoder, passages: Sequence[Passage])
     where it begins depends on the context alone. The context's bytes in it are paid for once more, because a code
     stands for a whole segment: so the sum bounds the cost of the continuation from above, and continuations of
     one context, who all pay for the same bytes, can be compared. The text's end is not coded, and codes are the
-    encoder's own: mended ones (see `compress`) would make it about 1 % less.
+    encoder's own.
 
     is_greedy is that of the exact path.
     """

@@ -66,7 +66,7 @@ class Abstractinator(Contender):
         return losses.bytes
 
     def two_part(self, rows: Tensor) -> tuple[Tensor, int]:
-        losses = self.model(rows, mend=True)
+        losses = self.model(rows)
         return losses.two_part * losses.bytes, int((rows < BYTES.codebook_size).sum())
 
     def positions(self, rows: Tensor) -> int:
