@@ -46,7 +46,7 @@ class ExperimentConfig:
     max_steps: int | None = 1300
     num_epochs: int | None = None
     max_minutes: float | None = 7.2
-    # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a quarter of a whole
+    # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a third of a whole
     # step, and the language model then learns over codes that hardly move any more.
     autoencoder_fraction: float = 0.5
 

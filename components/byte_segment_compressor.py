@@ -59,7 +59,8 @@ class CompressorConfig:
 
 @dataclass(frozen=True)
 class Encoded:
-    """codes: the segments as tokens of the next level, S of them. distinct: the different segments, U of them.
+    """codes: the segments as tokens of the next level, S of them. distinct: the different segments, U of them, in
+    training with parts of some.
 
     vectors: (U, D) the quantized vectors of the distinct segments. quantizer_loss: scalar, squared distances.
     """
@@ -127,8 +128,11 @@ class ByteSegmentCompressor(nn.Module):
         """tokens: T of them, packed → Compressed.
 
         expander: where given, segments that it does not give back get other codes if near ones do better
-        (components/code_search.py), and otherwise are cut (components/segment_parts.py).
+        (components/code_search.py), and otherwise are cut (components/segment_parts.py). Raises ValueError in training
+        mode, in which codebooks move.
         """
+        if expander is not None and self.training:
+            raise ValueError("codes are mended by a model that no longer learns: call model.eval() before")
         entropies, nats = self.measure(tokens)
         segments = self.segmenter(tokens, entropies)
         if expander is None:
@@ -156,7 +160,8 @@ class ByteSegmentCompressor(nn.Module):
     def encode(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None = None) -> Encoded:
         """Codes of given segments; each different segment is worked out once. Special tokens become special codes.
 
-        In training `distinct` also has parts of segments, so that these come back too (components/segment_parts.py).
+        In training `distinct` has parts of segments too, behind the others, so that these come back as well
+        (components/segment_parts.py).
         """
         distinct = distinct_segments(tokens, segments)
         if self.training and torch.is_grad_enabled():
@@ -171,26 +176,14 @@ class ByteSegmentCompressor(nn.Module):
         self, tokens: Tokens, segments: Segments, expander: CodeExpander
     ) -> tuple[Segments, Encoded]:
         """Codes of the segments, where those that do not come back are cut in two, and their parts, down to tokens."""
-        new = torch.ones_like(segments.lengths, dtype=torch.bool)
-        ids = tokens.ids.new_zeros(len(new), self.code_alphabet.slots)
-        vectors = self.place.weight.new_zeros(len(new), self.config.width)
         while True:
-            index = new.nonzero()[:, 0]
-            encoded = self.encode(*take_segments(tokens, segments, index), expander)
+            encoded = self.encode(tokens, segments, expander)
             found = encoded.distinct
-            ids[index], vectors[index] = encoded.codes.ids, encoded.vectors[found.of_segment].to(vectors.dtype)
-            wrong = expander.errors(encoded.vectors, found.tokens, found.segments)[found.of_segment] > 0
-            lost = torch.zeros_like(new).index_put((index,), wrong) & (segments.lengths > 1)
+            wrong = expander.errors(encoded.vectors, found.tokens, found.segments) > 0
+            lost = wrong[found.of_segment] & (segments.lengths > 1)
             if not lost.any():
-                break
-            parts, segments = 1 + lost.long(), cut_in_two(segments, lost)
-            new, ids, vectors = (x.repeat_interleave(parts, dim=0) for x in (lost, ids, vectors))
-        distinct = distinct_segments(tokens, segments)
-        of_segment, some = distinct.of_segment, torch.zeros_like(distinct.counts)
-        some[of_segment] = torch.arange(len(of_segment), device=some.device)  # equal ones of two rounds: codes of one
-        chosen = some[of_segment]
-        codes = Tokens(ids[chosen], segments.packing, self.code_alphabet, vectors[chosen])
-        return segments, Encoded(codes, vectors[some], distinct, encoded.quantizer_loss)
+                return segments, encoded
+            segments = cut_in_two(segments, lost)
 
     def encode_each(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, Q) the codes of `encode`, for a few segments that need not be compared with each other."""

@@ -52,10 +52,11 @@ def search_codes(
 def _descend(
     codes: Tensor, tokens: Tokens, segments: Segments, quantizer: VectorQuantizer, expander: CodeExpander
 ) -> tuple[Tensor, Tensor]:
-    """From codes (W, Q), each round to the neighbour from which the segment is most probable, till it comes back → the
-    codes (W, Q), and whether the segment comes back from them (W,)."""
+    """From codes (W, Q), each round to the neighbour from which the segment is most probable, till it comes back or
+    gets no more probable → the codes (W, Q), and whether the segment comes back from them (W,)."""
     codes, right = codes.clone(), torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
     index = torch.arange(len(codes), device=codes.device)  # (W',) still searched
+    last = torch.full_like(index, float("inf"), dtype=torch.float32)  # (W',) nats so far
     for _ in range(_ROUNDS):
         neighbours = quantizer.neighbours(codes[index])  # (W', M, Q)
         count = neighbours.shape[1]
@@ -63,10 +64,11 @@ def _descend(
         vectors = quantizer.decode(neighbours.flatten(0, 1))
         nats, errors = (each.view(-1, count) for each in expander.verdict(vectors, *repeated))
         comes_back = (errors == 0).any(1)
-        best = nats.masked_fill((errors > 0) & comes_back[:, None], float("inf")).argmin(1)
+        least, best = nats.masked_fill((errors > 0) & comes_back[:, None], float("inf")).min(1)
         codes[index] = neighbours[torch.arange(len(index), device=index.device), best]
         right[index[comes_back]] = True
-        index = index[~comes_back]
+        going = ~comes_back & (least < last)
+        index, last = index[going], least[going]
         if not len(index):
             break
     return codes, right

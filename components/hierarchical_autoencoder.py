@@ -41,7 +41,8 @@ class ModelConfig:
     """levels: from the bytes up. The loss weights multiply losses in nats per byte (see Losses); the quantizers' own
     losses, squared distances, are added as they are (see QuantizerConfig.commitment).
 
-    repetition_weight: a segment that occurs n times in a batch weighs n to this power in the reconstruction loss.
+    repetition_weight: a segment that occurs n times in a batch weighs n to this power in the reconstruction loss; parts
+    of segments (segment_parts.py) weigh 1.
     """
 
     levels: tuple[LevelConfig, ...] = (LevelConfig(),)
@@ -253,8 +254,10 @@ class HierarchicalAutoencoder(nn.Module):
         """
         nats, distinct = level.reconstruction_nats(compressed), compressed.encoded.distinct
         counts = distinct.counts.to(nats.dtype)
-        weights = counts.clamp(min=1) ** self.config.repetition_weight  # parts of segments, which occur 0 times, too
-        even = (weights * nats).sum() * (counts.sum() / weights.sum().clamp(min=1e-9))
+        weights = (
+            counts.clamp(min=1) ** self.config.repetition_weight
+        )  # parts, which occur 0 times, as what occurs once
+        even = (weights * nats).sum() * (counts.sum() / weights[counts > 0].sum().clamp(min=1e-9))
         return (counts * nats).sum(), even
 
 

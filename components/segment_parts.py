@@ -1,8 +1,10 @@
 """Parts of segments: what is coded in place of a segment that comes back from no codes.
 
-However well codes are learned, some segment is too rare to have any. Its parts are shorter, so as many code bits have
-less to say, and a single byte, one of 256, can always be learned. A part is coded as any segment is; to be ready for
-them, a training sees parts of some of its segments, and bytes that its text need not hold.
+However well codes are learned, some segment is too rare to have any. Its halves are shorter, so as many code bits have
+less to say, and theirs again, down to a byte: one of 256, which can always be learned. A part is coded as any segment
+is; to be ready for them, a training sees parts of some of its segments, and bytes that its text need not hold.
+
+Above the bytes a part of one token is one of very many, so there the same makes errors rare and not impossible.
 
 Letters: T tokens, S segments, U distinct segments.
 """
@@ -15,20 +17,21 @@ import torch
 from torch import Tensor
 
 from components.packing import Packing
-from components.segmentation import DistinctSegments, Segments, one_segment_a_row
+from components.segmentation import DistinctSegments, Segments, one_segment_a_row, take_segments
 from components.tokens import Tokens
 
 _CUT = 1 / 8  # of the distinct segments in training
-_STRAY = 32  # random tokens that a step of training sees as segments
+_STRAY = 1 / 32  # as many random tokens, of the distinct segments
 
 
 def cut_in_two(segments: Segments, chosen: Tensor) -> Segments:
-    """The same, where each of the chosen (S,) bool, of two or more tokens, is two segments, of which the first is no
+    """The same, where each of the chosen (S,) bool that has two or more tokens is two segments, the first one no
     shorter.
 
-    That a segment is cut depends on all of its tokens, so `context` keeps to what was known: a token of the second
-    part was expected in the whole, which is now the first one.
+    That a segment is cut may depend on all of its tokens, so `context` keeps to what was known: a token of the second
+    part was expected in the whole, of which the first part has the place now.
     """
+    chosen = chosen & (segments.lengths > 1)
     middle = torch.where(chosen, (segments.lengths + 1) // 2, 0)
     is_second = (segments.offsets >= middle[segments.of_token]) & chosen[segments.of_token]
     before = chosen.cumsum(0) - chosen.long()  # segments more than there were, before each
@@ -45,20 +48,21 @@ def cut_in_two(segments: Segments, chosen: Tensor) -> Segments:
 
 
 def with_parts(distinct: DistinctSegments) -> DistinctSegments:
-    """With parts of some of the segments behind them, cut where chance will, and random tokens where tokens are bytes;
+    """With parts of some segments behind them, halves and halves of halves, and random tokens where tokens are bytes;
     all these occur 0 times."""
     tokens, lengths = distinct.tokens, distinct.segments.lengths
     chosen = ((torch.rand(len(lengths), device=lengths.device) < _CUT) & (lengths > 1)).nonzero()[:, 0]
-    whole, start = lengths[chosen], distinct.segments.first_tokens[chosen]
-    first = 1 + (torch.rand(len(chosen), device=whole.device) * (whole - 1)).long()
-    parts = Packing.from_lengths(torch.stack([first, whole - first], dim=1).flatten())
-    source = torch.stack([start, start + first], dim=1).flatten()[parts.rows] + parts.positions
+    cut, parts = take_segments(tokens, distinct.segments, chosen)
+    parts = cut_in_two(parts, torch.ones_like(parts.lengths, dtype=torch.bool))
+    parts = cut_in_two(parts, torch.rand(len(parts.lengths), device=lengths.device) < 0.5)
 
     # A code without the vector behind it is no token, so only bytes can be made up.
-    stray = tokens.ids.new_empty(_STRAY if tokens.vectors is None else 0, tokens.alphabet.slots)
+    stray = tokens.ids.new_empty(int(_STRAY * len(lengths)) if tokens.vectors is None else 0, tokens.alphabet.slots)
     stray.random_(tokens.alphabet.codebook_size)
-    vectors = torch.cat([tokens.vectors, tokens.vectors[source]]) if tokens.vectors is not None else None
+    vectors = None
+    if tokens.vectors is not None and cut.vectors is not None:
+        vectors = torch.cat([tokens.vectors, cut.vectors])
     packing = Packing.from_lengths(torch.cat([lengths, parts.lengths, torch.ones_like(stray[:, 0])]))
-    more = Tokens(torch.cat([tokens.ids, tokens.ids[source], stray]), packing, tokens.alphabet, vectors)
+    more = Tokens(torch.cat([tokens.ids, cut.ids, stray]), packing, tokens.alphabet, vectors)
     counts = torch.cat([distinct.counts, distinct.counts.new_zeros(len(packing.lengths) - len(lengths))])
     return replace(distinct, tokens=more, segments=one_segment_a_row(more), counts=counts)

@@ -36,8 +36,9 @@ class SegmentationConfig:
         whitespace  after the first of a run of bytes that are no letter, digit or part of a longer character
                     (SpaceByte, arXiv 2404.14408); bytes only
     target_tokens_per_code: mean length of a segment that the threshold is calibrated to.
-    min_tokens_per_code, max_tokens_per_code: shortest and longest segment; only special tokens and ends of rows make
-        shorter ones. Every segment gets as many codes, so very short ones waste them. `fixed` has no shortest.
+    min_tokens_per_code, max_tokens_per_code: shortest and longest segment; only special tokens, ends of rows and
+        mending (segment_parts.py) make shorter ones. Every segment gets as many codes, so very short ones waste them.
+        `fixed` has no shortest.
     train_fraction: part of the training during which the entropy model learns and the threshold follows it;
         then both are frozen, so that boundaries, and with them codes, stop drifting.
     """
@@ -74,7 +75,8 @@ class Segments:
 
     packing: of the segments, (S,) in all. of_token: (T,) segment of each token. offsets: (T,) place of each
     token in its segment. lengths: (S,). context: (T,) the segment that token t was expected to belong to
-    before it was seen; it differs from `of_token` where a special token begins a segment unforeseen.
+    before it was seen; it differs from `of_token` where a special token begins a segment unforeseen, and in the
+    second part of one that was cut (segment_parts.py).
     """
 
     packing: Packing
@@ -93,8 +95,8 @@ class Segments:
 class DistinctSegments:
     """The different segments of a sequence, U of them, each once: what depends on a segment alone is computed here.
 
-    tokens, segments: the distinct segments, one a row. counts: (U,) how often each occurs. of_segment: (S,) which
-    of them each segment is.
+    tokens, segments: the distinct segments, one a row, and in training parts of some behind them (segment_parts.py).
+    counts: (U,) how often each occurs. of_segment: (S,) which of them each segment is.
     """
 
     tokens: Tokens

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.nearest_code import nearest_code
 from components.transformer import GroupedLinear
 
 _NEAREST = 8  # codes of a codebook that count as neighbours of one
@@ -79,33 +80,6 @@ class Quantized:
     vectors: Tensor
     codes: Tensor
     loss: Tensor
-
-
-@torch.no_grad()
-def nearest_code(z: Tensor, codebook: Tensor, *, scratch_bytes: int = 32 << 20) -> Tensor:
-    """Index of the nearest codebook row (Euclidean) of each vector. z: (S, D), codebook: (K, D) → (S,).
-
-    Never holds S×K: blocks of vectors against blocks of codes, with the best of each block folded into the
-    best so far, in a scratch of at most `scratch_bytes`.
-    """
-    block = min(len(codebook), 4096)
-    rows = max(1, scratch_bytes // (4 * block) // 2)
-    half_norms = codebook.square().sum(1) / 2 if len(codebook) <= 4096 else None
-    indices = torch.empty(len(z), dtype=torch.int64, device=z.device)
-    for start in range(0, len(z), rows):
-        part = z[start : start + rows]
-        best = part.new_full((len(part),), float("-inf"))
-        where = torch.zeros(len(part), dtype=torch.int64, device=z.device)
-        for first in range(0, len(codebook), block):
-            codes = codebook[first : first + block]
-            halves = half_norms if half_norms is not None else torch.linalg.vector_norm(codes, dim=1).square() / 2
-            # argmin ‖z − c‖² = argmax z·c − ‖c‖²/2
-            score, index = torch.addmm(halves, part, codes.T, beta=-1).max(1)
-            closer = score > best
-            best = torch.where(closer, score, best)
-            where = torch.where(closer, index + first, where)
-        indices[start : start + rows] = where
-    return indices
 
 
 def straight_through(z: Tensor, quantized: Tensor) -> Tensor:

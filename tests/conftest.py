@@ -2,6 +2,7 @@
 
 Several processes (`pytest -n auto`) share the processors instead of waiting for each other's threads. Generated
 examples are the same each time, so that a change alone decides; `--hypothesis-profile=explore` looks at new ones.
+Kernels for a GPU are interpreted where there is none.
 """
 
 import os
@@ -11,7 +12,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded, and for the p
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
+import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; before it is loaded for the first time
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("explore", max_examples=500, deadline=None)

@@ -26,8 +26,9 @@ def byte_accuracy(model: HierarchicalAutoencoder, tokens: Tokens, segments: Segm
 def test_reconstruction_lives_from_the_codes(kind: Kind) -> None:
     model, rows = trained(kind)
     tokens = pack_bytes(rows)
-    level = model.compress(tokens, mend=True)[0]
-    codes, segments = level.codes, level.segments
+    compressor, expander = model.levels[0].compressor, model.levels[0].expander
+    segments = compressor(tokens).segments
+    codes = compressor.encode(tokens, segments, expander).codes  # searched, but of whole segments
     plain = (~codes.special).nonzero()[:, 0]
     shuffled = codes.ids.clone()
     shuffled[plain] = codes.ids[plain[torch.randperm(len(plain))]]

@@ -1,10 +1,7 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from components.vector_quantizer import EMACodebook, Kind, QuantizerConfig, VectorQuantizer, nearest_code
+from components.vector_quantizer import EMACodebook, Kind, QuantizerConfig, VectorQuantizer
 
 KINDS: tuple[Kind, ...] = ("fsq", "vq", "residual_vq", "simvq")
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -14,56 +11,6 @@ def quantizer_of(kind: Kind, width: int = 12) -> VectorQuantizer:
     torch.manual_seed(0)
     config = QuantizerConfig(kind=kind, codes_per_segment=3, codebook_size=16, fsq_levels=(4, 4))
     return VectorQuantizer(config, width)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the size of the largest tensor that any operation makes."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(x, torch.Tensor):
-                self.elements = max(self.elements, x.numel())
-        return out
-
-
-@settings(max_examples=40)
-@given(st.integers(0, 40), st.integers(1, 40), st.integers(1, 8), st.integers(1, 2000))
-def test_nearest_code_is_nearest(vectors: int, codes: int, width: int, scratch: int) -> None:
-    torch.manual_seed(vectors + codes)
-    z, codebook = torch.randn(vectors, width), torch.randn(codes, width)
-    got = nearest_code(z, codebook, scratch_bytes=scratch)
-    distances = torch.cdist(z, codebook)
-    chosen = distances.gather(1, got[:, None])[:, 0]
-    torch.testing.assert_close(chosen, distances.amin(1), atol=1e-4, rtol=1e-4)
-
-
-def test_nearest_code_looks_into_every_block_of_codes() -> None:
-    torch.manual_seed(0)
-    codebook = torch.randn(9000, 16)
-    wanted = torch.tensor([0, 4095, 4096, 8191, 8192, 8999, 5, 7000])
-    got = nearest_code(codebook[wanted] + 1e-3, codebook, scratch_bytes=3 * 2 * 4 * 4096)
-    assert torch.equal(got, wanted)
-
-
-def test_a_tie_goes_to_the_first_code() -> None:
-    assert nearest_code(torch.ones(3, 4), torch.ones(9000, 4)).tolist() == [0, 0, 0]
-
-
-def test_no_vectors_times_codes_array_is_made() -> None:
-    vectors, codes, width = 512, 8192, 8
-    z, codebook = torch.randn(vectors, width), torch.randn(codes, width)
-    with LargestTensor() as watch:
-        nearest_code(z, codebook, scratch_bytes=1 << 20)
-    assert watch.elements <= (1 << 20) // 4
-    assert watch.elements < vectors * codes / 4
-
-    book = EMACodebook(codes, width, decay=0.9, revive_after=0.05)
-    with LargestTensor() as watch:
-        book(z)
-    assert watch.elements < vectors * codes
 
 
 @every_kind

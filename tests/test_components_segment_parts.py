@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import SHAPES, padded, random_text, rows_of, tiny_model
 from tiny_reconstruction import trained
+from torch import Tensor
 
 from abstractinator.evaluation.held_out import bytes_back
 from components.byte_segment_compressor import Compressed
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from components.hierarchical_autoencoder import Level
 from components.packing import Packing
 from components.segment_parts import cut_in_two, with_parts
-from components.segmentation import SegmentationConfig, Segmenter, Segments, distinct_segments, take_segments
+from components.segmentation import SegmentationConfig, Segmenter, Segments, distinct_segments
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 from components.vector_quantizer import Kind
 
@@ -35,20 +37,24 @@ def contents(tokens: Tokens, segments: Segments) -> list[list[int]]:
     return [part.tolist() for part in tokens.ids[:, 0].split(segments.lengths.tolist())]
 
 
+def halves(part: list[int]) -> list[list[int]]:
+    middle = (len(part) + 1) // 2
+    return [half for half in (part[:middle], part[middle:]) if half]
+
+
 @given(texts=rows_of_bytes, length=st.integers(2, 6), seed=st.integers(0, 100))
 def test_a_cut_segment_is_two_and_all_others_stay(texts: list[bytes], length: int, seed: int) -> None:
     tokens, segments = fixed_segments(texts, length)
     random_ = random.Random(seed)
-    chosen = torch.tensor([bool(n > 1 and random_.random() < 0.5) for n in segments.lengths.tolist()])
+    chosen = torch.tensor([random_.random() < 0.5 for _ in segments.lengths])
     cut = cut_in_two(segments, chosen)
 
     expected, first_of, row_counts = [], [], [0] * len(texts)
     for part, is_cut, row in zip(
         contents(tokens, segments), chosen.tolist(), segments.packing.rows.tolist(), strict=True
     ):
-        middle = (len(part) + 1) // 2 if is_cut else len(part)
         first_of.append(len(expected))
-        pieces = [part[:middle], part[middle:]] if is_cut else [part]
+        pieces = halves(part) if is_cut else [part]
         expected += pieces
         row_counts[row] += len(pieces)
     assert contents(tokens, cut) == expected
@@ -60,7 +66,9 @@ def test_a_cut_segment_is_two_and_all_others_stay(texts: list[bytes], length: in
 
 
 @given(texts=rows_of_bytes, length=st.integers(1, 6), seed=st.integers(0, 100))
-def test_parts_for_training_are_what_segments_consist_of(texts: list[bytes], length: int, seed: int) -> None:
+def test_parts_for_training_are_halves_of_segments_and_halves_of_these(
+    texts: list[bytes], length: int, seed: int
+) -> None:
     distinct = distinct_segments(*fixed_segments(texts, length))
     torch.manual_seed(seed)
     more = with_parts(distinct)
@@ -68,20 +76,27 @@ def test_parts_for_training_are_what_segments_consist_of(texts: list[bytes], len
     assert all_[: len(whole)] == whole
     assert more.counts.tolist() == distinct.counts.tolist() + [0] * (len(all_) - len(whole))
     assert torch.equal(more.of_segment, distinct.of_segment)
-    parts, stray = all_[len(whole) : -32], all_[-32:]
-    for first, second in zip(parts[::2], parts[1::2], strict=True):
-        assert first and second and first + second in whole
-    assert all(len(token) == 1 and token[0] < 256 for token in stray)
+    half = [part for one in whole if len(one) > 1 for part in halves(one)]
+    quarter = [part for one in half for part in halves(one)]
+    strays = len(whole) // 32
+    assert all(part in half or part in quarter for part in all_[len(whole) : len(all_) - strays])
+    assert all(len(token) == 1 and token[0] < 256 for token in all_[len(all_) - strays :])
 
 
-def test_all_places_of_a_cut_and_all_bytes_occur_in_training() -> None:
-    distinct = distinct_segments(*fixed_segments([bytes(range(200))], 4))
+def test_parts_of_all_lengths_and_all_bytes_occur_in_training() -> None:
+    distinct = distinct_segments(*fixed_segments([bytes(range(256))], 4))
     torch.manual_seed(0)
-    found = [contents(x.tokens, x.segments)[len(distinct.counts) :] for x in (with_parts(distinct) for _ in range(300))]
-    assert {len(part) for parts in found for part in parts} == {1, 2, 3}
-    assert {part[0] for parts in found for part in parts[-32:]} == set(range(256))
-    share = sum(len(parts) - 32 for parts in found) / 2 / 300 / len(distinct.counts)
-    assert 0.1 < share < 0.15
+    strays = len(distinct.counts) // 32
+    parts, bytes_ = [], set()
+    for _ in range(1000):
+        more = with_parts(distinct)
+        *found, end = contents(more.tokens, more.segments)[len(distinct.counts) :]
+        assert strays == 2
+        bytes_ |= {found[-1][0], end[0]}
+        parts += found[:-1]
+    assert {len(part) for part in parts} == {1, 2}
+    assert {part[0] for part in parts} == set(range(256)) == bytes_
+    assert 0.1 < sum(map(len, parts)) / 1000 / 256 < 0.15  # of all bytes, in segments that are cut
 
 
 def test_parts_of_codes_have_the_vectors_of_their_codes() -> None:
@@ -96,30 +111,76 @@ def test_parts_of_codes_have_the_vectors_of_their_codes() -> None:
     assert torch.equal(more.tokens.vectors, table[more.tokens.ids[:, 0], more.tokens.ids[:, 1]])
 
 
-def lost(model: HierarchicalAutoencoder, compressed: list[Compressed]) -> list[int]:
-    """Tokens, at any level, that stand in a segment of two or more and do not come back from its codes."""
-    wrong = []
-    for level, each in zip(model.levels, compressed, strict=True):
-        longer = (each.segments.lengths > 1).nonzero()[:, 0]
-        vectors = level.compressor.quantizer.decode(each.codes.ids[longer])
-        errors = level.expander.errors(vectors, *take_segments(each.tokens, each.segments, longer))
-        wrong.append(int(errors.sum()))
-    return wrong
+def errors(level: Level, compressed: Compressed) -> Tensor:
+    """(S,) tokens of each segment that do not come back from its codes' ids."""
+    vectors = level.compressor.quantizer.decode(compressed.codes.ids.clamp(max=compressed.codes.alphabet.eos - 2))
+    return level.expander.errors(vectors, compressed.tokens, compressed.segments)
+
+
+@pytest.mark.parametrize("kind", ["fsq", "vq"])
+def test_what_does_not_come_back_is_cut_and_nothing_else(kind: Kind) -> None:
+    model, rows = trained(kind)
+    level = model.levels[0]
+    known, unknown = bytes(rows[0, 1:].tolist()), bytes(rows[1, 1:].tolist())[::-1]
+    tokens = pack_bytes(rows_of([known[:80] + unknown[:80], unknown[80:120] + known[80:120]]))
+    whole, mended = (level.compress(tokens, mend=mend) for mend in (False, True))
+    assert torch.equal(mended.tokens.ids, tokens.ids)
+    # As searched codes: each segment that is still there has those, whatever was cut beside it.
+    again = level.compressor.encode(tokens, mended.segments, level.expander)
+    assert torch.equal(mended.codes.ids, again.codes.ids)
+    plain = ~mended.codes.special
+    decoded = level.compressor.quantizer.decode(mended.codes.ids[plain])
+    torch.testing.assert_close(mended.codes.vectors[plain], decoded)
+
+    wrong = (errors(level, mended) > 0) & plain
+    assert (mended.segments.lengths[wrong] == 1).all()
+    searched = level.compressor.encode(tokens, whole.segments, level.expander)
+    lost = (errors(level, replace(whole, encoded=searched)) > 0) & ~whole.codes.special & (whole.segments.lengths > 1)
+    starts = (mended.segments.offsets == 0).nonzero()[:, 0]
+    pieces = torch.bincount(whole.segments.of_token[starts], minlength=len(lost))
+    assert torch.equal(pieces > 1, lost)
+    assert 10 < lost.sum() < len(lost) - 10
+    assert pieces.max() > 2, "nothing was cut twice"
 
 
 @every_shape
-def test_no_segment_of_two_tokens_or_more_is_lost(shape: str) -> None:
+def test_every_level_mends_its_own_tokens(shape: str) -> None:
     model = tiny_model(shape)
     tokens = pack_bytes(rows_of([random_text(random.Random(seed), 40) for seed in range(4)]))
     own, mended = (model.compress(tokens, mend=mend) for mend in (False, True))
-    assert sum(lost(model, own)) > 0, "everything comes back anyway"
-    assert lost(model, mended) == [0] * len(model.levels)
-    assert torch.equal(mended[0].tokens.ids, tokens.ids)
-    for level in mended:
-        encoded, segments = level.encoded, level.segments
-        assert int(segments.lengths.sum()) == len(level.tokens.ids)
-        assert encoded.codes.vectors is not None
-        assert torch.equal(encoded.vectors[encoded.distinct.of_segment], encoded.codes.vectors)
+    lower = tokens
+    for level, before, after in zip(model.levels, own, mended, strict=True):
+        assert torch.equal(after.tokens.ids, lower.ids)
+        wrong = (errors(level, after) > 0) & ~after.codes.special
+        assert (after.segments.lengths[wrong] == 1).all()
+        assert len(after.segments.lengths) > len(before.segments.lengths)
+        lower = after.codes
+
+
+def test_codes_are_not_mended_while_codebooks_move() -> None:
+    model = tiny_model("fixed").train()
+    with pytest.raises(ValueError, match="eval"):
+        model.compress(pack_bytes(rows_of([b"text"])), mend=True)
+
+
+def test_training_learns_parts_and_no_likelihood_counts_them() -> None:
+    model = tiny_model("fixed")
+    rows = rows_of([random_text(random.Random(seed), 200) for seed in range(4)])
+    still = model(rows)
+    learning = model.train()(rows)
+    for name in ("predict", "codes", "two_part"):
+        torch.testing.assert_close(getattr(learning, name), getattr(still, name))
+    torch.testing.assert_close(learning.reconstruction, still.reconstruction)
+    distinct = learning.compressed[0].encoded.distinct
+    parts = distinct.counts == 0
+    assert parts.sum() > 10
+    assert not (still.compressed[0].encoded.distinct.counts == 0).any()
+    # What parts add to what is trained: their nats, as those of segments that occur once.
+    nats = model.levels[0].reconstruction_nats(learning.compressed[0])
+    counts = distinct.counts[~parts].float()
+    share = nats[parts].sum() * counts.sum() / counts.sqrt().sum() / learning.bytes
+    difference = model.config.reconstruction_loss_weight * share
+    torch.testing.assert_close(learning.total - still.total, difference, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["fsq", "vq"])

@@ -24,8 +24,9 @@ from components.tokens import Tokens, pack_bytes
 
 @dataclass(frozen=True)
 class LevelReport:
-    """bytes_per_code: bytes per position of this level. raw_code_bits_per_byte: Q log₂ K over that, what the
-    codes take when stored plainly. codebook_used_fraction: share of each codebook's K codes that occur, mean over Q.
+    """bytes_per_code: bytes per position of this level, with mended codes. raw_code_bits_per_byte: Q log₂ K over that,
+    what the codes take when stored plainly. codebook_used_fraction: share of each codebook's K codes that occur, mean
+    over Q.
     """
 
     bytes_per_code: float
