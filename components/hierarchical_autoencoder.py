@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 import torch
@@ -190,10 +190,18 @@ class HierarchicalAutoencoder(nn.Module):
         return math.prod(targets)
 
     def generate_bytes(self, prompt: bytes | list[bytes], **settings: Any) -> Any:
-        """The continuation of a prompt, or of each prompt of a list; settings as in GenerationConfig."""
+        """The continuation of a prompt, or of each prompt of a list; settings as in GenerationConfig.
+
+        Raises TypeError for a setting that there is not, ValueError for one that cannot be.
+        """
         from components.generation import generate_bytes
         from components.sampling import GenerationConfig
 
+        names = [each.name for each in fields(GenerationConfig)]
+        if unknown := settings.keys() - names:
+            raise TypeError(
+                f"there is no setting {', '.join(sorted(unknown))}; those of generation: {', '.join(names)}"
+            )
         prompts = prompt if isinstance(prompt, list) else [prompt]
         texts = generate_bytes(self, prompts, GenerationConfig(**settings))
         return texts if isinstance(prompt, list) else texts[0]

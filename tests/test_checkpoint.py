@@ -175,6 +175,14 @@ def test_a_flipped_weight_and_a_cut_file(saved: Path) -> None:
         assert "is damaged or cut short" in error_of(saved)
 
 
+def test_a_damaged_file_names_the_one_to_use(tmp_path: Path) -> None:
+    for step in (8, 9, 10):
+        save_checkpoint(tmp_path / f"checkpoint_step{step}.pt", {"step": step})
+    last = tmp_path / "checkpoint_step10.pt"
+    last.write_bytes(last.read_bytes()[:-1])
+    assert error_of(last).endswith(f"use an earlier checkpoint, such as {tmp_path / 'checkpoint_step9.pt'}")
+
+
 def test_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_step1.pt"
     for content in [b"", b"no checkpoint at all", pickle.dumps({"a": 1})]:

@@ -413,6 +413,11 @@ def test_prompts_are_bytes(prompt: object) -> None:
         model_of("fixed").generate_bytes(prompt)
 
 
+def test_a_setting_that_there_is_not_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(TypeError, match=r"no setting max_bytes; .*max_new_bytes"):
+        model_of("fixed").generate_bytes(b"text", max_bytes=3)
+
+
 def test_one_text_is_no_list_of_prompts() -> None:
     with pytest.raises(ValueError, match="a list of bytes"):
         stream_bytes(model_of("fixed"), b"text", GenerationConfig())  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
     if options.output_path is not None:
         _check_writable(options.output_path)
     lm = _model(options, model_args)  # before the tasks, of which the harness's index alone takes long
+    print("reading the harness's index of tasks", file=sys.stderr)
     manager, names = find_tasks(options.task_names, options.include_path, model_args)
     tasks = load_tasks(names, manager)
     tracker = EvaluationTracker(output_path=options.output_path)

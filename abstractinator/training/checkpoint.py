@@ -194,7 +194,9 @@ def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
 
 def _check_records(path: Path) -> None:
     """Compares every record of the archive with its CRC32: a wrong weight is an error and never silent."""
-    damaged = f"{path} is damaged or cut short: use an earlier checkpoint"
+    others = [other for _, other in checkpoints(path.parent) if other.name != path.name]
+    such_as = f", such as {others[-1]}" if others else ""
+    damaged = f"{path} is damaged or cut short: use an earlier checkpoint{such_as}"
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
