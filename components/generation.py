@@ -59,7 +59,9 @@ def check_prompts(prompts: list[bytes]) -> None:
     if not prompts:
         raise ValueError("no prompt was given")
     if wrong := [prompt for prompt in prompts if not isinstance(prompt, bytes)]:
-        raise ValueError(f"prompts are bytes, not {type(wrong[0]).__name__}: use text.encode() or bytes(…)")
+        raise ValueError(
+            f"a prompt is bytes, several are a list of them; not {type(wrong[0]).__name__}: use text.encode()"
+        )
     if not all(prompts):
         raise ValueError("the prompt is empty; give at least one byte to continue from")
 

@@ -74,6 +74,10 @@ class GenerationConfig:
             raise ValueError(f"stop must be a list of texts, not {self.stop!r}")
         if not all(isinstance(text, str | bytes) and text for text in self.stop):
             raise ValueError(f"every text of stop must have at least one byte: {self.stop!r}")
+        try:
+            _ = self.stop_bytes
+        except UnicodeEncodeError as error:
+            raise ValueError(f"stop must be whole characters or bytes, not {error.object!r}") from error
 
     @property
     def stop_bytes(self) -> tuple[bytes, ...]:

@@ -407,9 +407,9 @@ def test_a_plan_repeats_no_codes() -> None:
     assert len({varied[i : i + 12] for i in range(188)}) > 1.5 * len({free[i : i + 12] for i in range(188)})
 
 
-@pytest.mark.parametrize("prompt", ["text", ["text"], bytearray(b"text")], ids=str)
+@pytest.mark.parametrize("prompt", ["text", ["text"], bytearray(b"text"), (b"text",)], ids=str)
 def test_prompts_are_bytes(prompt: object) -> None:
-    with pytest.raises(ValueError, match="prompts are bytes"):
+    with pytest.raises(ValueError, match="a prompt is bytes, several are a list"):
         model_of("fixed").generate_bytes(prompt)
 
 

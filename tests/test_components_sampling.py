@@ -100,6 +100,7 @@ def test_what_is_barred_is_not_drawn(settings: dict[str, float]) -> None:
         {"stop": (b"a", b"")},
         {"stop": "word"},
         {"stop": (7,)},
+        {"stop": ("\ud800",)},
     ],
     ids=str,
 )

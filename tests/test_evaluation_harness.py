@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -21,7 +22,7 @@ from tiny_evaluation import TASKS, model_of, save_tiny, write_tasks
 
 from abstractinator import cli
 from abstractinator.evaluation import harness
-from abstractinator.evaluation.options import DEFAULT_TASKS, EvaluationOptions
+from abstractinator.evaluation.options import DEFAULT_TASKS, EvaluationOptions, add_options
 
 SHAPE = "information"
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,6 +196,14 @@ def mistake(capsys: Output, arguments: list[str]) -> str:
         (["--model", "hier_ea"], ["hier_ea", "hier_ae"]),
         (["--model_args", "checkpoint"], ["key=value", "checkpoint"]),
         (["--model_args", "scoring=exact"], ["checkpoint=…"]),
+        (["--model_args", "checkpoint="], ["checkpoint=…"]),
+        (
+            ["--model_args", "checkpoint=a.pt", "--model_args", "checkpoint=b.pt"],
+            ["--model_args", "`checkpoint` twice"],
+        ),
+        (["--gen_kwargs", "top_p=2"], ["top_p", "not 2"]),
+        (["--gen_kwargs", "temprature=1"], ["`temprature`", "temperature"]),
+        (["--gen_kwargs", "temperature"], ["--gen_kwargs", "key=value", "temperature"]),
         (["--model_args", "checkpoint=nothing.pt"], ["nothing.pt"]),
         (["--model_args", "checkpoint=foreign.pt"], ["foreign.pt", "another program"]),
         (["--model_args", "checkpoint=future.pt"], ["future.pt", "0.0.1"]),
@@ -212,8 +221,22 @@ def test_a_mistake(
     save_tiny(
         tmp_path / "future.pt", model_of(SHAPE, "random"), SHAPE, version="0.0.1", model={"weight": torch.ones(2)}
     )
-    message = mistake(capsys, [*command(checkpoint, tasks, "tiny_word"), *more])
+    arguments = command(checkpoint, tasks, "tiny_word")
+    if "--model_args" in more:  # in place of the right ones
+        arguments = [word for word in arguments if word not in ("--model_args", f"checkpoint={checkpoint}")]
+    message = mistake(capsys, [*arguments, *more])
     assert [word for word in words if word not in message] == [], message
+
+
+def test_options_add_up() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    words = "--model_args a=1 b=2 --tasks one two,three one --model_args c=3 --gen_kwargs d=4 --gen_kwargs e=5"
+    options = EvaluationOptions.of(parser.parse_args(words.split()))
+    assert options.model_args == ("a=1", "b=2", "c=3")
+    assert options.gen_kwargs == ("d=4", "e=5")
+    assert options.task_names == ["one", "two", "three"]
+    assert EvaluationOptions.of(parser.parse_args([])) == EvaluationOptions()
 
 
 def test_no_network_for_a_hub_task(

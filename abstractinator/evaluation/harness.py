@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table, sanitize_model_name
 
 import abstractinator.evaluation.hierarchical_aelm  # noqa: F401  registers hier_ae
+from abstractinator.evaluation.generation_requests import generation_request
 from abstractinator.evaluation.model_args import parse_model_args
 from abstractinator.evaluation.options import EvaluationOptions
 from abstractinator.training.tracking import start_tracking
@@ -29,7 +30,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
 
     Raises ValueError or OSError, before any request is scored, for options, tasks and checkpoints that are none.
     """
-    model_args = _model_args(options)
+    model_args, gen_kwargs = _model_args(options), _gen_kwargs(options)
     if options.output_path is not None:
         _check_writable(options.output_path)
     lm = _model(options, model_args)  # before the tasks, of which the harness's index alone takes long
@@ -46,7 +47,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
             num_fewshot=options.num_fewshot,
             batch_size=options.batch_size,
             device=options.device,
-            gen_kwargs=parse_model_args(list(options.gen_kwargs)) or None,
+            gen_kwargs=gen_kwargs or None,
             limit=options.limit,
             log_samples=options.log_samples,
             evaluation_tracker=tracker,
@@ -73,6 +74,14 @@ def _model_args(options: EvaluationOptions) -> dict[str, Any]:
     arguments = parse_model_args(list(options.model_args))
     if options.model == "hf" and "use_accelerate" in arguments:
         arguments["parallelize"] = arguments.pop("use_accelerate")  # what the harness calls it today
+    return arguments
+
+
+def _gen_kwargs(options: EvaluationOptions) -> dict[str, Any]:
+    """What all generation is to be done with. Raises ValueError for what hier_ae does not take."""
+    arguments = parse_model_args(list(options.gen_kwargs), "--gen_kwargs")
+    if options.model == "hier_ae" and arguments:
+        generation_request(arguments)  # as each request will be, hours later
     return arguments
 
 

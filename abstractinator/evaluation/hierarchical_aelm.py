@@ -62,7 +62,7 @@ class HierarchicalAELM(ByteLM):
         **unknown: Any,
     ) -> None:
         refuse_unknown(unknown, HierarchicalAELM, "hier_ae")
-        if checkpoint is None:
+        if checkpoint is None or checkpoint == "":
             raise ValueError(
                 "hier_ae needs the model argument checkpoint=…, a file that a training wrote, or its folder"
             )

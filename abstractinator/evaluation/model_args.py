@@ -1,4 +1,4 @@
-"""`--model_args`: key=value pairs, with commas between them as the harness writes them, or with spaces."""
+"""`--model_args` and `--gen_kwargs`: key=value pairs, with commas between them, as the harness has it, or spaces."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from typing import Any
 from lm_eval.utils import simple_parse_args_string
 
 
-def parse_model_args(words: str | list[str] | None) -> dict[str, Any]:
+def parse_model_args(words: str | list[str] | None, option: str = "--model_args") -> dict[str, Any]:
     """`a=1,b=x`, `a=1 b=x` or a list of such words → values typed as the harness types them.
 
-    A space that no key follows belongs to the value. Raises ValueError for a word without `=`.
+    A space that no key follows belongs to the value. option: what the words were given for. Raises ValueError for a
+    word without `=` and for a key that comes twice.
     """
     text = " ".join(words or []) if not isinstance(words, str) else words
     text = re.sub(r"\s+(?=\w+=)", ",", text.strip())
+    keys: set[str] = set()
     for pair in filter(None, text.split(",")):
-        if "=" not in pair:
-            raise ValueError(f"model arguments are key=value pairs, not {pair!r} (in {text!r})")
+        key, equals, _ = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{option} takes key=value pairs, not {pair!r} (in {text!r})")
+        if key in keys:
+            raise ValueError(f"{option} has `{key}` twice (in {text!r})")
+        keys.add(key)
     return simple_parse_args_string(text)
 
 

@@ -74,6 +74,7 @@ class EvaluationOptions:
         """What a parser with `add_options` has read. Raises ValueError for a value that cannot be."""
         values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(cls)}
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        values["tasks"] = options.tasks if isinstance(options.tasks, str) else " ".join(options.tasks)
         return cls(**values)
 
 
@@ -82,13 +83,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     pairs = "key=value pairs with commas or spaces between them"
     parser.add_argument("--model", default="hier_ae", help="hier_ae (default), hf or another of the harness's")
     parser.add_argument(
-        "--model_args", nargs="+", default=[], metavar="ARG", help=f"{pairs}: checkpoint=FILE or FOLDER …"
+        "--model_args",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ARG",
+        help=f"{pairs}: checkpoint=FILE or FOLDER …",
     )
-    parser.add_argument("--tasks", default=DEFAULT_TASKS, help="names with commas between them (default: %(default)s)")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=DEFAULT_TASKS,
+        help="names with commas or spaces between them (default: %(default)s)",
+    )
     parser.add_argument("--num_fewshot", type=int, help="examples before each item (default: the task's own number)")
     parser.add_argument("--batch_size", help="requests a batch, or auto")
     parser.add_argument("--device", help="cpu, cuda, cuda:0, mps")
-    parser.add_argument("--gen_kwargs", nargs="+", default=[], metavar="ARG", help=f"of generation; {pairs}")
+    parser.add_argument(
+        "--gen_kwargs", nargs="+", action="extend", default=[], metavar="ARG", help=f"of generation; {pairs}"
+    )
     parser.add_argument("--limit", type=float, help="items of each task, or a share below 1; for trying out")
     parser.add_argument("--include_path", help="a folder with task files of your own")
     parser.add_argument("--output_path", help="a folder or a .json file for the harness's results")
