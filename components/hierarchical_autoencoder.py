@@ -262,9 +262,8 @@ class HierarchicalAutoencoder(nn.Module):
         """
         nats, distinct = level.reconstruction_nats(compressed), compressed.encoded.distinct
         counts = distinct.counts.to(nats.dtype)
-        weights = (
-            counts.clamp(min=1) ** self.config.repetition_weight
-        )  # parts, which occur 0 times, as what occurs once
+        # Parts, which occur 0 times in the text, weigh as much as what occurs once.
+        weights = counts.clamp(min=1) ** self.config.repetition_weight
         even = (weights * nats).sum() * (counts.sum() / weights[counts > 0].sum().clamp(min=1e-9))
         return (counts * nats).sum(), even
 
