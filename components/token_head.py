@@ -5,17 +5,19 @@ Letters: T positions, D width, Q slots, K codes in a codebook.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from components.tokens import Alphabet, Tokens
 from components.transformer import ResidualMLP, RMSNorm
 
 NOTHING = -100  # a target that is not scored
+_LOGITS_AT_ONCE = 1 << 26  # 256 MB in fp32
 
 
 def targets_of(tokens: Tokens) -> Tensor:
@@ -50,7 +52,7 @@ class ParallelHead(nn.Module):
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
-        return nats_of(self.logits(hidden), targets)
+        return _some_at_a_time(lambda x, y: nats_of(self.logits(x), y), hidden, targets, self.classes)
 
 
 class DepthHead(nn.Module):
@@ -87,9 +89,24 @@ class DepthHead(nn.Module):
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
-        return nats_of(self.logits(hidden, targets), targets)
+        classes = self.alphabet.slots * self.alphabet.codebook_size + 1
+        return _some_at_a_time(lambda x, y: nats_of(self.logits(x, y), y), hidden, targets, classes)
 
 
 def nats_of(logits: list[Tensor], targets: Tensor) -> Tensor:
     """−log p of targets (T, Q) from the logits of each slot, NOTHING where nothing is scored → (T,)."""
     return torch.stack([F.cross_entropy(x, targets[:, slot], reduction="none") for slot, x in enumerate(logits)]).sum(0)
+
+
+def _some_at_a_time(nats: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """nats(hidden (T, D), targets (T, Q)) → (T,), in parts that make at most _LOGITS_AT_ONCE logits, `classes` of each
+    vector.
+
+    With a large codebook the logits of a batch would take more memory than all the rest; those of a part are not kept
+    but worked out again on the way back.
+    """
+    rows = max(1, _LOGITS_AT_ONCE // classes)
+    if len(hidden) <= rows:
+        return nats(hidden, targets)
+    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    return torch.cat([checkpoint(nats, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

@@ -6,6 +6,7 @@ import mmap
 import pytest
 import torch
 
+from components import token_head
 from components.folded import FoldedDepthHead
 from components.large_pages import begin_chunk, in_large_pages
 from components.packing import Packing
@@ -49,6 +50,37 @@ def test_slot_logits_are_those_that_the_likelihood_uses() -> None:
         log_p = head.slot_logits(hidden, targets[:, :slot]).log_softmax(-1)
         nats -= log_p.gather(1, targets[:, slot : slot + 1])[:, 0]
     torch.testing.assert_close(head.nats(hidden, targets), nats)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("head_type", [DepthHead, ParallelHead])
+def test_nats_of_many_vectors_come_from_logits_that_are_never_all_there(
+    head_type, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    head, targets = head_type(8, Alphabet(codebook_size=40, slots=2)), torch.randint(40, (50, 2))
+    targets[::7] = NOTHING
+    hidden, weights = torch.randn(50, 8), torch.rand(50)
+    kept: list[int] = []
+
+    def nats_and_gradients() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        x = hidden.clone().requires_grad_()
+        kept.clear()
+        keep = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t)
+        with keep, torch.autocast("cpu", enabled=autocast):
+            nats = head.nats(x, targets)
+        return nats, list(torch.autograd.grad((weights * nats).sum(), [x, *head.parameters()]))
+
+    nats, gradients = nats_and_gradients()
+    assert sum(kept) > 50 * 2 * 40  # all logits, at the least
+    monkeypatch.setattr(token_head, "_LOGITS_AT_ONCE", 330)  # four vectors at a time
+    in_parts, gradients_in_parts = nats_and_gradients()
+    assert sum(kept) == hidden.numel() + targets.numel()
+    tolerance = {"rtol": 2e-2, "atol": 1e-2} if autocast else {}
+    torch.testing.assert_close(in_parts, nats, **tolerance)
+    torch.testing.assert_close(gradients_in_parts, gradients, **tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(head.nats(hidden, targets), in_parts, **tolerance)
 
 
 @pytest.mark.parametrize("alphabet", [TINY, BYTES, Alphabet(4, 3)], ids=str)
