@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.folded import FoldedMLP, FoldedNorm, transposed
+from components.replayed import Replayed, recorder_for
 from components.ring import Ring, ring_of
 from components.sliding_window_attention import rotary_frequencies
 from components.transformer import SlidingWindowTransformer, TransformerBlock
@@ -54,6 +55,8 @@ class IncrementalTransformer:
         self._one, self._barred = torch.ones((), device=device), torch.tensor(float("-inf"), device=device)
         turns = torch.arange(3 * heads, device=device) < 2 * heads
         self._frequencies = turns[:, None] * rotary_frequencies(self.config.head_width, device)  # (3·H, d/2)
+        recorder = recorder_for(device.type)
+        self._one_a_row = Replayed(self._step, recorder) if recorder else None
 
     def rings(self) -> list[Ring]:
         return [block.ring for block in self.blocks]
@@ -64,9 +67,17 @@ class IncrementalTransformer:
         n ≤ `ahead`. What was written at these places or after them before, at most `ahead` tokens, is forgotten; with
         that, it equals `forward` of the whole rows.
         """
-        flat = x.flatten(0, 1).float()
+        parts = [places.rows, places.slots, places.mask, places.turns]
+        rings = [ring.data for ring in self.rings()]
+        if self._one_a_row and x.shape[1] == 1 and all(len(ring) == len(x) for ring in rings):
+            return self._one_a_row([x, *parts], written=rings)
+        return self._step(x, *parts)
+
+    def _step(self, x: Tensor, *places: Tensor) -> Tensor:
+        """`step`, of tensors alone."""
+        flat, at = x.flatten(0, 1).float(), Places(*places)
         for block in self.blocks:
-            flat = block.step(flat, places)
+            flat = block.step(flat, at)
         return self.norm(flat).view(x.shape)
 
     def places(self, rows: Tensor, positions: Tensor) -> Places:
