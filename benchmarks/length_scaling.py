@@ -31,16 +31,18 @@ _MODULE = "benchmarks.length_scaling"
 _MARK = 1.2  # longest against shortest
 
 
-def train_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], rows: Tensor, first: bool) -> float:
-    """One optimizer step, as in training → seconds."""
+def train_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batches: list[Tensor], first: bool) -> float:
+    """One optimizer step on some batches, as in training → seconds."""
     start = time.perf_counter()
-    with autocast(rows.device, True):
-        losses = model(rows)
-    if isinstance(model, HierarchicalAutoencoder):
-        losses.total.backward()
-        follow_or_freeze(model, losses, done=0.0, first=first)  # the entropy model learning: the dearest steps
-    else:
-        losses.backward()
+    for number, rows in enumerate(batches):
+        with autocast(rows.device, True):
+            losses = model(rows)
+        if isinstance(model, HierarchicalAutoencoder):
+            (losses.total / len(batches)).backward()
+            # The entropy model goes on learning: the dearest steps.
+            follow_or_freeze(model, losses, done=0.0, first=first and number == 0)
+        else:
+            (losses / len(batches)).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
@@ -63,7 +65,7 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     batches = [rows.view(-1, task["length"]) for rows, _ in zip(loader, range(task["steps"]), strict=False)]
     torch.randn(64, 64) @ torch.randn(64, 64)  # loads what loads lazily
     peak = PeakMemory()
-    seconds = [train_step(model, optimizers, rows, first=i == 0) for i, rows in enumerate(batches)]
+    seconds = [train_step(model, optimizers, [rows], first=i == 0) for i, rows in enumerate(batches)]
     return {"bytes": peak.rise(), "seconds": seconds, "parameters": count_parameters(model)}
 
 

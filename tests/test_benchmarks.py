@@ -13,7 +13,14 @@ from tiny_models import tiny_level, tiny_transformer
 from abstractinator.config import load_experiment
 from abstractinator.settings import to_dict
 from abstractinator.training.checkpoint import save_checkpoint
-from benchmarks import budgeted_training, flat_transformer, generation_speed, length_scaling, quantizer_memory
+from benchmarks import (
+    budgeted_training,
+    flat_transformer,
+    generation_speed,
+    gpu_marks,
+    length_scaling,
+    quantizer_memory,
+)
 from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
 from benchmarks.flat_transformer import FlatByteTransformer, flat_config
 from components.code_sequence_transformer import TopTransformerConfig
@@ -131,6 +138,41 @@ def test_quantizer_memory_script(here: None, files: dict[str, str], capsys: pyte
     assert "library vq" in capsys.readouterr().out
     result = _result(files)
     assert len(result["cases"]) == 10 and result["worst_bytes"] >= 0
+
+
+def test_gpu_marks_script_says_that_there_is_no_gpu(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--device cpu --repeats 2 --product 32 --tokens 64 100 --heads 2 1 --windows 8 4 --row-tokens 32"
+    sizes += " --codes 50 --width 8 --vectors 20 sequence_length=64 batch_size=2 gradient_accumulation_steps=2"
+    gpu_marks.main([*_words(sizes), *_options(files, "config", "data", "output")])
+    assert "this is no GPU" in capsys.readouterr().out
+    result = _result(files)
+    assert [(case["tokens"], case["share"]) for case in result["attention"]] == [(64, None), (99, None)]
+    assert result["codes"]["share"] > 0 and result["utilisation"]["bytes_per_second"] > 0
+
+
+def test_operations_of_a_step_are_those_of_its_linear_layers_and_of_attention(files: dict[str, str]) -> None:
+    model = HierarchicalAutoencoder(load_experiment(files["config"], []).model)
+    rows, linear = torch.randint(256, (2, 64)), 0
+
+    def count(module: torch.nn.Linear, inputs: tuple[torch.Tensor], _: torch.Tensor) -> None:
+        nonlocal linear
+        linear += 2 * inputs[0].numel() // inputs[0].shape[-1] * module.weight.numel()
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    torch.manual_seed(0)
+    model(rows)
+    for hook in hooks:
+        hook.remove()
+    torch.manual_seed(0)
+    attended = gpu_marks.operations_of(model, rows) - 3 * linear  # forward, and both factors' gradients
+    # A layer whose inputs need no gradient saves a third; attention adds 12·T·W·D for each of three transformers.
+    assert abs(attended) < 0.25 * 3 * linear
+
+
+def test_gpu_marks_refuses_shapes_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gpu_marks.main(_words("--tokens 64 --heads 1 2 --windows 8 8"))
+    assert "a number for every shape" in capsys.readouterr().err
 
 
 def test_generation_speed_script(

@@ -1,0 +1,262 @@
+"""What a GPU is used for: attention against flash-attn, nearest codes and whole training steps against plain products.
+
+    attention    the kernels of SlidingWindowAttention, forward and backward: speed over flash-attn's own function
+    codes        nearest_code in a large codebook: share of the speed of a matrix product
+    utilisation  training steps of a preset: share of the speed of a matrix product that its operations are done at
+
+What is compared takes turns in one run; medians. Products are of two square matrices in the type that training uses.
+Without a GPU the script measures what is there, which says whether it works, and nothing about a GPU.
+
+Operations of a training step: of all linear layers, counted by torch, and of attention 12·T·W·D for T tokens, a window
+of W and a width of D, forward and backward; nothing for what is worked out twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from abstractinator.config import ExperimentConfig, load_experiment
+from abstractinator.data import DataConfig, open_corpus, train_loader
+from abstractinator.device import autocast, has_bfloat16, keep_freed_memory, pick_device
+from abstractinator.training.optimizers import build_optimizers
+from benchmarks.common import ROOT, argument_parser, finish, progress, table
+from benchmarks.length_scaling import train_step
+from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from components.nearest_code import nearest_code
+from components.packing import Packing
+from components.sliding_window_attention import Kernel, block_attention, flash_attention, flex_attention
+from components.tokens import pack_bytes
+from components.transformer import TransformerConfig
+
+_MODULE = "benchmarks.gpu_marks"
+_PARTS = ("attention", "codes", "utilisation")
+_LINEAR = (torch.ops.aten.mm, torch.ops.aten.addmm)
+_MARKS = {"attention": 0.95, "codes": 0.6, "utilisation": 0.4}
+
+
+class Clock:
+    """Seconds of calls on a device, in turns."""
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        self._wait()
+        start = time.perf_counter()
+        call()
+        self._wait()
+        return time.perf_counter() - start
+
+    def medians(self, calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+        """Of each call, after one that does not count."""
+        for name, call in calls.items():
+            progress(f"{name}: first call")
+            call()
+        found: dict[str, list[float]] = {name: [] for name in calls}
+        for repeat in range(self.repeats):
+            progress(f"{', '.join(calls)} ({repeat + 1} of {self.repeats})")
+            for name, call in calls.items():
+                found[name].append(self.seconds(call))
+        return {name: statistics.median(values) for name, values in found.items()}
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def product_of(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+    """The product of two square matrices: 2·size³ operations."""
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    return lambda: a @ b
+
+
+def attention_kernels(device: torch.device, dtype: torch.dtype) -> dict[str, Kernel]:
+    """Those that run there, by name."""
+    if device.type != "cuda":
+        return {"block_attention": block_attention}
+    there = dtype != torch.float32 and importlib.util.find_spec("flash_attn")
+    kernels: dict[str, Kernel] = {"flash_attention": flash_attention} if there else {}
+    return {**kernels, "flex_attention": flex_attention, "block_attention": block_attention}
+
+
+def attention(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Each kernel on rows of each size → seconds, and speed over flash-attn's own function, None without it."""
+    found = []
+    for tokens, heads, window in zip(options.tokens, options.heads, options.windows, strict=True):
+        rows = max(1, tokens // options.row_tokens)
+        packing = Packing.from_lengths(torch.full((rows,), tokens // rows, device=device))
+        q, k, v = torch.randn(3, packing.total, heads, 64, dtype=dtype, device=device).unbind()
+        kernels = attention_kernels(device, dtype)
+        if "flash_attention" in kernels:
+            kernels["flash-attn"] = _flash_attn_itself(rows, tokens // rows)
+        seconds = Clock(device, options.repeats).medians(
+            {name: _there_and_back(kernel, q, k, v, packing, window) for name, kernel in kernels.items()}
+        )
+        unit = seconds.get("flash-attn")
+        shape = {"tokens": packing.total, "heads": heads, "window": window}
+        found += [
+            {"kernel": name, **shape, "seconds": own, "share": unit / own if unit else None}
+            for name, own in seconds.items()
+        ]
+    return found
+
+
+def _there_and_back(
+    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int
+) -> Callable[[], None]:
+    own = [x.clone().requires_grad_() for x in (q, k, v)]
+
+    def call() -> None:
+        torch.autograd.grad(kernel(own[0], own[1], own[2], packing, window).sum(), own)
+
+    return call
+
+
+def _flash_attn_itself(rows: int, length: int) -> Kernel:
+    """flash-attn on rows of one length, as its users call it."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int) -> Tensor:
+        from flash_attn import flash_attn_func
+
+        parts = (x.view(rows, length, *x.shape[1:]) for x in (q, k, v))
+        out: Tensor = flash_attn_func(*parts, causal=True, window_size=(window - 1, 0))
+        return out.flatten(0, 1)
+
+    return kernel
+
+
+def codes(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """The search → seconds, operations a second of its products, and these over a product's."""
+    z = torch.randn(options.vectors, options.width, dtype=dtype, device=device)
+    book = torch.randn(options.codes, options.width, dtype=dtype, device=device)
+    calls = {"product": product_of(options.product, dtype, device), "nearest codes": lambda: nearest_code(z, book)}
+    seconds = Clock(device, options.repeats).medians(calls)
+    return _share(2.0 * options.vectors * options.codes * options.width, seconds["nearest codes"], seconds, options)
+
+
+def utilisation(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Whole training steps, all losses → seconds, operations a second, and these over a product's."""
+    experiment = load_experiment(options.config, options.overrides)
+    torch.manual_seed(0)
+    model = HierarchicalAutoencoder(experiment.model).to(device).train()
+    optimizers = build_optimizers(
+        model, learning_rate=experiment.learning_rate, muon_learning_rate=experiment.muon_learning_rate, weight_decay=0
+    )
+    batches = _batches(experiment, options.data, device)
+    operations = sum(operations_of(model, rows) for rows in batches)
+    calls = {
+        "product": product_of(options.product, dtype, device),
+        "step": lambda: train_step(model, optimizers, batches, first=False),
+    }
+    train_step(model, optimizers, batches, first=True)  # sets the boundaries
+    seconds = Clock(device, options.repeats).medians(calls)
+    found = _share(operations, seconds["step"], seconds, options)
+    return {**found, "bytes_per_second": sum(rows.numel() for rows in batches) / seconds["step"]}
+
+
+def _batches(experiment: ExperimentConfig, data: str | None, device: torch.device) -> list[Tensor]:
+    """Those of one optimizer step."""
+    loader = train_loader(open_corpus(DataConfig(path=data)), experiment.sequence_length, experiment.batch_size, seed=0)
+    return [rows.to(device) for rows, _ in zip(loader, range(experiment.gradient_accumulation_steps), strict=False)]
+
+
+def operations_of(model: HierarchicalAutoencoder, rows: Tensor) -> float:
+    """Operations of a training step's products on rows (B, N), forward and backward, the optimizers apart."""
+    with FlopCounterMode(display=False) as counter, autocast(rows.device, True):
+        losses = model(rows)
+        losses.total.backward()
+    model.zero_grad(set_to_none=True)
+    counted = counter.get_flop_counts()["Global"]
+    tokens = [pack_bytes(rows).packing.total, *(c.codes.packing.total for c in losses.compressed)]
+    attended = _attended(model.config.top_transformer_config.transformer, tokens[-1])
+    for own, level, count in zip(model.levels, model.config.levels, tokens, strict=False):
+        attended += _attended(level.expander.predictor, count)
+        if own.compressor.entropy_model:
+            attended += _attended(level.compressor.entropy_model.transformer, count)
+    return float(sum(counted.get(packet, 0) for packet in _LINEAR) + attended)
+
+
+def _attended(config: TransformerConfig, tokens: int) -> int:
+    return 12 * config.layers * tokens * min(config.window, tokens) * config.width
+
+
+def _share(operations: float, own: float, seconds: dict[str, float], options: argparse.Namespace) -> dict[str, Any]:
+    peak = 2.0 * options.product**3 / seconds["product"]
+    return {
+        "seconds": own,
+        "operations_per_second": operations / own,
+        "product": peak,
+        "share": operations / own / peak,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argument_parser(_MODULE, __doc__)
+    parser.add_argument("overrides", nargs="*", help="settings of the preset, as in training: key.sub=value")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--product", type=int, default=8_192, help="side of the matrices of the product")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[32_768, 131_072], help="of each shape of attention")
+    parser.add_argument("--heads", type=int, nargs="+", default=[12, 8], help="of each shape, each 64 wide")
+    parser.add_argument("--windows", type=int, nargs="+", default=[1_024, 128], help="of each shape")
+    parser.add_argument("--row-tokens", type=int, default=2_048, help="tokens a row of attention")
+    parser.add_argument("--codes", type=int, default=49_404, help="K")
+    parser.add_argument("--width", type=int, default=768, help="D")
+    parser.add_argument("--vectors", type=int, default=8_192, help="N")
+    parser.add_argument("--config", type=os.path.abspath, default=str(ROOT / "experiments" / "fineweb_edu.py"))
+    parser.add_argument("--data", type=os.path.abspath, help="local text to train on; the embedded corpus without it")
+    options = parser.parse_args(arguments)
+    if not len(options.tokens) == len(options.heads) == len(options.windows):
+        parser.error("--tokens, --heads and --windows each take a number for every shape of attention")
+    try:
+        device = pick_device(options.device)
+    except ValueError as error:
+        parser.error(str(error))
+    keep_freed_memory()
+    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+    results: dict[str, Any] = {"device": _name_of(device), "type": str(dtype), "marks": _MARKS}
+    lines = []
+    if "attention" in options.parts:
+        results["attention"] = attention(options, device, dtype)
+        for case in results["attention"]:
+            shape = f"{case['tokens']:,} tokens, {case['heads']} heads, window {case['window']:,}"
+            lines.append([f"{case['kernel']}: {shape}", f"{1e3 * case['seconds']:,.2f}", "", _percent(case["share"])])
+    for name, measure in (("codes", codes), ("utilisation", utilisation)):
+        if name in options.parts:
+            found = results[name] = measure(options, device, dtype)
+            speed = f"{found['operations_per_second'] / 1e12:,.3f}"
+            lines.append([_TITLES[name], f"{1e3 * found['seconds']:,.1f}", speed, _percent(found["share"])])
+    title = f"{results['device']}, {dtype}"
+    text = table(title, ["", "ms", "Tflop/s", "share"], lines)
+    text += f"\nmarks: {', '.join(f'{name} {share:.0%}' for name, share in _MARKS.items())}"
+    if device.type != "cuda":
+        text += "\nthis is no GPU: the marks are not for it"
+    elif "attention" in options.parts and not importlib.util.find_spec("flash_attn"):
+        text += "\nflash-attn is not installed, so nothing is compared with it: pip install -e .[cuda]"
+    finish(options.output, text, results, options)
+
+
+_TITLES = {"codes": "nearest codes", "utilisation": "training step of the preset"}
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, no GPU"
+
+
+if __name__ == "__main__":
+    main()
