@@ -146,8 +146,7 @@ class ByteSegmentCompressor(nn.Module):
         if self.entropy_model is None:
             return None, None
         if self.frozen or not torch.is_grad_enabled():
-            with torch.no_grad():
-                return self.entropy_model(tokens)[0], None
+            return self.entropy_model.entropies(tokens), None
         return self.entropy_model(tokens)
 
     def freeze(self) -> None:

@@ -62,16 +62,25 @@ class EntropyModel(nn.Module):
         Where nothing is predicted the entropy is infinite (a row's first token) and the nats are 0 (there and
         for BOS).
         """
+        logits, first = self._logits(tokens)
+        nats = nats_of(logits, targets_of(tokens))
+        return entropy(logits).masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
+
+    @torch.no_grad()
+    def entropies(self, tokens: Tokens) -> Tensor:
+        """Those of `forward` (T,), alone."""
+        logits, first = self._logits(tokens)
+        return entropy(logits).masked_fill(first, float("inf"))
+
+    def _logits(self, tokens: Tokens) -> tuple[list[Tensor], Tensor]:
+        """Per slot (T, classes), always in fp32; and whether a token is its row's first (T,)."""
         packing = tokens.packing
         with torch.autocast(tokens.ids.device.type, enabled=False):
             vectors = tokens.vectors.detach().float() if tokens.vectors is not None else None
             x = self.embedding(Tokens(tokens.ids, packing, tokens.alphabet, vectors))
             hidden = self.transformer(x, packing)
             before = packing.shift(hidden, hidden.new_zeros(hidden.shape[1]))
-            logits = self.head.logits(before)
-            nats = nats_of(logits, targets_of(tokens))
-        first = packing.positions == 0
-        return entropy(logits).masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
+            return self.head.logits(before), packing.positions == 0
 
 
 class IncrementalEntropyModel:
@@ -94,4 +103,5 @@ class IncrementalEntropyModel:
 @torch.no_grad()
 def entropy(logits: list[Tensor]) -> Tensor:
     """Σ over slots of −Σ p log p. logits: per slot (…, classes) → (…) nats, without gradients."""
-    return reduce(torch.add, (torch.special.entr(slot.softmax(-1)).sum(-1) for slot in logits))
+    log_p = (slot.log_softmax(-1) for slot in logits)
+    return reduce(torch.add, (-torch.linalg.vecdot(slot.exp(), slot) for slot in log_p))

@@ -1,8 +1,7 @@
 """Muon (Jordan et al. 2024): momentum, then the update made orthogonal; for the matrices inside a model.
 
 torch.optim.Muon takes one matrix after the other and always computes in bf16, which processors without it emulate a
-hundred times more slowly than fp32. Here matrices of one shape are taken together, in the precision that the
-device is fast in.
+hundred times more slowly than fp32. Here matrices are taken together, in the precision that the device is fast in.
 """
 
 from __future__ import annotations
@@ -45,38 +44,54 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape[p.shape, p.device].append(p)
-            for same in by_shape.values():
-                self._move(same, group)
+            updates = orthogonal([self._updates(same, group["momentum"]) for same in by_shape.values()], group["steps"])
+            for same, update in zip(by_shape.values(), updates, strict=True):
+                rows, columns = same[0].shape
+                torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(same, update.unbind(), alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
         return loss
 
-    def _move(self, same: list[Tensor], group: dict[str, Any]) -> None:
-        """Matrices of one shape, together."""
-        momentum, lr = group["momentum"], group["lr"]
+    def _updates(self, same: list[Tensor], momentum: float) -> Tensor:
+        """Matrices of one shape → (G, rows, columns) their gradients and means of gradients, before they are made
+        orthogonal."""
         gradients = [p.grad for p in same if p.grad is not None]
         for p in same:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in same]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, buffers, momentum)), group["steps"])
-        rows, columns = same[0].shape
-        torch._foreach_mul_(same, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(same, updates.unbind(), alpha=-lr * math.sqrt(max(1, rows / columns)))
+        return torch.stack(torch._foreach_lerp(gradients, buffers, momentum))
 
 
-def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """(G, rows, columns) → about U·Vᵀ of each matrix U·Σ·Vᵀ, by `steps` of Newton and Schulz's iteration
+def orthogonal(stacks: list[Tensor], steps: int = 5) -> list[Tensor]:
+    """Stacks (G, rows, columns), each of matrices of one shape → about U·Vᵀ of each matrix U·Σ·Vᵀ, by `steps` of Newton
+    and Schulz's iteration
 
-    X ← P·X with P = a + b·A + c·A² and A = XXᵀ. The result has the matrices' type.
+    X ← P·X with P = a + b·A + c·A² and A = XXᵀ. The results have the stacks' types.
     """
-    in_bf16 = has_bfloat16(matrices.device)
-    x = matrices.bfloat16() if in_bf16 else matrices.float()
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    x = _iterate(x, steps) if in_bf16 else _iterate_on_gram(x, steps)
-    return (x.mT if tall else x).to(matrices.dtype)
+    wide = [_wide_and_scaled(stack) for stack in stacks]
+    by_side: dict[tuple[int, torch.device, torch.dtype], list[int]] = defaultdict(list)
+    for i, x in enumerate(wide):
+        by_side[x.shape[1], x.device, x.dtype].append(i)
+    for (_, device, _), same in by_side.items():
+        if has_bfloat16(device):
+            for i in same:
+                wide[i] = _iterate(wide[i], steps)
+        else:
+            grams = torch.cat([wide[i] @ wide[i].mT for i in same])
+            parts = _product_of_gram(grams, steps).split([len(wide[i]) for i in same])
+            for i, product in zip(same, parts, strict=True):
+                wide[i] = product @ wide[i]
+    return [
+        (x.mT if stack.shape[1] > stack.shape[2] else x).to(stack.dtype) for x, stack in zip(wide, stacks, strict=True)
+    ]
+
+
+def _wide_and_scaled(stack: Tensor) -> Tensor:
+    """(G, small side, large side), with singular values of at most 1, in the type that the iteration is fast in."""
+    x = stack.bfloat16() if has_bfloat16(stack.device) else stack.float()
+    x = x.mT if x.shape[1] > x.shape[2] else x
+    return x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
 
 
 def _iterate(x: Tensor, steps: int) -> Tensor:
@@ -88,15 +103,17 @@ def _iterate(x: Tensor, steps: int) -> Tensor:
     return x
 
 
-def _iterate_on_gram(x: Tensor, steps: int) -> Tensor:
-    """The same on A alone, as all of its polynomials commute: A ← P·A·P, and X ← (∏ P)·X once at the end. Of a wide
-    matrix A is the small side; half the work, for which fp32 is exact enough."""
+def _product_of_gram(gram: Tensor, steps: int) -> Tensor:
+    """∏ P, by which X is multiplied in `steps` (at least one), from A of its beginning alone (G, side, side): as all
+    polynomials of A commute, A ← P·A·P. Half the work, for which fp32 is exact enough; and matrices with one small side
+    go together, whatever their other."""
     a, b, c = _COEFFICIENTS
-    gram, product = x @ x.mT, None
+    product = None
     for step in range(steps):
         p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         p.diagonal(dim1=1, dim2=2).add_(a)
         product = p if product is None else p @ product
         if step < steps - 1:
             gram = p @ gram @ p
-    return x if product is None else product @ x
+    assert product is not None
+    return product
