@@ -228,6 +228,13 @@ def test_a_mistake(
     assert [word for word in words if word not in message] == [], message
 
 
+def test_a_task_whose_file_cannot_be_read(tmp_path: Path, checkpoint: str, tasks: str, capsys: Output) -> None:
+    (Path(tasks) / "tiny_broken.yaml").write_text("task: tiny_broken\ndoc_to_text: '{{a}\n  b: [")
+    message = mistake(capsys, command(checkpoint, tasks, "tiny_broken", "--output_path", "new/out"))
+    assert "tiny_broken.yaml" in message and "line 2" in message
+    assert not (tmp_path / "new").exists()  # nothing was evaluated
+
+
 def test_options_add_up() -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
@@ -117,11 +118,21 @@ def find_tasks(
     for name in names:
         matches = [name] if Path(name).suffix == ".yaml" and Path(name).is_file() else manager.match_tasks([name])
         if not matches:
+            _refuse_broken_files(include_path)
             near = difflib.get_close_matches(name, manager.all_tasks, 3, cutoff=0.5)
             advice = f"the nearest are {', '.join(near)}" if near else "`lm-eval ls tasks` lists them"
             raise ValueError(f"there is no task {name!r}; {advice}")
         found += matches
     return manager, list(dict.fromkeys(found))
+
+
+def _refuse_broken_files(folder: str | None) -> None:
+    """Raises ValueError for a task file that cannot be read; the harness passes over it in silence."""
+    for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
+        try:
+            yaml.compose(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise ValueError(f"the task file {path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def load_tasks(names: list[str], manager: TaskManager) -> list[Any]:
@@ -159,11 +170,10 @@ def _first_line(error: Exception) -> str:
 def _check_writable(path: str) -> None:
     """Raises ValueError where the results could not be written at the end."""
     folder = _folder_of(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output_path={path} cannot be written to ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"--output_path={path} cannot be written to: {there} is no folder")
+    if not os.access(there, os.W_OK):
         raise ValueError(f"--output_path={path} cannot be written to")
 
 
