@@ -28,7 +28,7 @@ from components.segmentation import (
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.tokens import Alphabet, Tokens
 from components.transformer import ResidualMLP, RMSNorm
-from components.vector_quantizer import QuantizerConfig, VectorQuantizer
+from components.vector_quantizer import Quantized, QuantizerConfig, VectorQuantizer
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,17 @@ class Encoded:
     """codes: the segments as tokens of the next level, S of them. distinct: the different segments, U of them, in
     training with parts of some.
 
-    vectors: (U, D) the quantized vectors of the distinct segments. quantizer_loss: scalar, squared distances.
+    quantized: of the distinct segments, U of them, with zeros for special ones; its loss is of squared distances.
     """
 
     codes: Tokens
-    vectors: Tensor
     distinct: DistinctSegments
-    quantizer_loss: Tensor
+    quantized: Quantized
+
+    @property
+    def vectors(self) -> Tensor:
+        """(U, D) the quantized vectors of the distinct segments."""
+        return self.quantized.vectors
 
 
 @dataclass(frozen=True)
@@ -165,10 +169,10 @@ class ByteSegmentCompressor(nn.Module):
         distinct = distinct_segments(tokens, segments)
         if self.training and torch.is_grad_enabled():
             distinct = with_parts(distinct)
-        ids, vectors, loss = self._quantize(distinct.tokens, distinct.segments, expander)
+        quantized = self._quantize(distinct.tokens, distinct.segments, expander)
         each = distinct.of_segment
-        codes = Tokens(ids[each], segments.packing, self.code_alphabet, vectors[each])
-        return Encoded(codes, vectors, distinct, loss)
+        codes = Tokens(quantized.codes[each], segments.packing, self.code_alphabet, quantized.vectors[each])
+        return Encoded(codes, distinct, quantized)
 
     @torch.no_grad()
     def _encode_to_come_back(
@@ -190,10 +194,8 @@ class ByteSegmentCompressor(nn.Module):
         codes = self.quantizer(self.pooled(tokens, segments)).codes
         return torch.where(first < self.alphabet.codebook_size, codes, self._special_code(first))
 
-    def _quantize(
-        self, tokens: Tokens, segments: Segments, expander: CodeExpander | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (S, Q) of the segments, their vectors (S, D), and the quantizer's loss."""
+    def _quantize(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None) -> Quantized:
+        """Segments, S of them, special ones too."""
         first = segments.first_tokens
         special = tokens.special[first]  # (S,)
         plain = (~special).nonzero()[:, 0]
@@ -204,8 +206,12 @@ class ByteSegmentCompressor(nn.Module):
             codes, vectors = search_codes(codes, vectors, *inside, self.quantizer, expander)
         ids = self._special_code(tokens.ids[first, :1]).repeat(1, self.code_alphabet.slots)
         ids[plain] = codes
-        zeros = vectors.new_zeros(len(first), self.config.width)
-        return ids, zeros.index_put((plain,), vectors), quantized.loss
+
+        def among_zeros(x: Tensor) -> Tensor:
+            return x.new_zeros(len(first), x.shape[1]).index_put((plain,), x)
+
+        lattice = among_zeros(quantized.lattice) if quantized.lattice is not None else None
+        return Quantized(among_zeros(vectors), ids, quantized.loss, lattice)
 
     def _special_code(self, token: Tensor) -> Tensor:
         """The number of a special token among the codes."""

@@ -23,9 +23,11 @@ from components.code_expander import CodeExpander, ExpanderConfig
 from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
 from components.packing import Packing
 from components.sliding_window_attention import SlidingWindowAttention
-from components.token_head import DepthHead, targets_of
+from components.token_head import DepthHead, some_at_a_time, targets_of
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 from components.transformer import GroupedLinear, SwiGLU
+
+_STEEPEST = 2.0  # nats by which a code's cost may rise as one number of its lattice goes up by 1, for the gradient
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class ModelConfig:
     """levels: from the bytes up. The loss weights multiply losses in nats per byte (see Losses); the quantizers' own
     losses, squared distances, are added as they are (see QuantizerConfig.commitment).
 
+    rate_loss_weight: of what the highest codes cost, in what makes them (see `_rate`); of fsq alone.
+
     repetition_weight: a segment that occurs n times in a batch weighs n to this power in the reconstruction loss; parts
     of segments (segment_parts.py) weigh 1.
     """
@@ -50,6 +54,7 @@ class ModelConfig:
     predict_loss_weight: float = 1.0
     reconstruction_loss_weight: float = 2.0
     top_lm_loss_weight: float = 0.6
+    rate_loss_weight: float = 0.3
     aux_lm_loss_weight: float = 1.0
     repetition_weight: float = 0.5
 
@@ -228,20 +233,23 @@ class HierarchicalAutoencoder(nn.Module):
             hidden, contexts = self.predict(tokens, compressed)
             byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
             code_nats = self.top.nats(contexts[-1], compressed[-1].codes)
+            rate = self._rate(contexts[-1], compressed[-1])
         else:
             codes = compressed[-1].codes
             guess = codes.alphabet.slots * math.log(codes.alphabet.codebook_size)
             byte_nats = torch.tensor(bytes_ * math.log(BYTES.codebook_size + 1), device=rows.device)
             code_nats = torch.tensor(codes.packing.total * guess, device=rows.device)
+            rate = byte_nats.new_zeros(())
         reconstruction = [self._reconstruction(level, c) for level, c in zip(self.levels, compressed, strict=True)]
         entropy = [
             c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else byte_nats.new_zeros(()) for c in compressed
         ]
-        quantizer = [c.encoded.quantizer_loss for c in compressed]
+        quantizer = [c.encoded.quantized.loss for c in compressed]
         config = self.config
         return Losses(
             total=config.predict_loss_weight * byte_nats.sum() / bytes_
             + config.top_lm_loss_weight * code_nats.sum() / bytes_
+            + config.rate_loss_weight * rate / bytes_
             + config.reconstruction_loss_weight * torch.stack([even for _, even in reconstruction]).sum() / bytes_
             + config.aux_lm_loss_weight * torch.stack(entropy).sum()
             + torch.stack(quantizer).sum(),
@@ -253,6 +261,26 @@ class HierarchicalAutoencoder(nn.Module):
             bytes=bytes_,
             compressed=compressed,
         )
+
+    def _rate(self, context: Tensor, highest: Compressed) -> Tensor:
+        """0, with a gradient to the numbers that were rounded to the highest codes: the slope of −log p(codes).
+
+        A code has no gradient, so nothing else would keep the compressor from codes that the top cannot guess (the rate
+        of learned image codecs, Ballé et al. 2017, arXiv 1611.01704). In the slope's place stands what the codes beside
+        it on the lattice would cost; that further slots would be guessed from another code is left out.
+        """
+        lattice, plain = highest.encoded.quantized.lattice, (~highest.codes.special).nonzero()[:, 0]
+        if lattice is None or not lattice.requires_grad or not self.config.rate_loss_weight:
+            return context.new_zeros(())
+        head, quantizer = self.top.head, self.levels[-1].compressor.quantizer
+
+        def slopes(hidden: Tensor, codes: Tensor) -> Tensor:
+            return quantizer.slopes(codes, [-logits for logits in head.logits(hidden, codes)])
+
+        with torch.no_grad():
+            found = some_at_a_time(slopes, context[plain], highest.codes.ids[plain], head.classes)
+        moved = (lattice - lattice.detach())[highest.encoded.distinct.of_segment[plain]]
+        return (found.clamp(-_STEEPEST, _STEEPEST) * moved).sum()
 
     def _reconstruction(self, level: Level, compressed: Compressed) -> tuple[Tensor, Tensor]:
         """Nats to tell a level's tokens given its codes, and the same with rare segments weighing more, for training.

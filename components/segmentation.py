@@ -44,7 +44,7 @@ class SegmentationConfig:
     """
 
     rule: Rule = "information"
-    target_tokens_per_code: float = 4.25
+    target_tokens_per_code: float = 4.3
     min_tokens_per_code: int = 3
     max_tokens_per_code: int = 5
     train_fraction: float = 0.1

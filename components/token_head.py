@@ -52,7 +52,7 @@ class ParallelHead(nn.Module):
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
-        return _some_at_a_time(lambda x, y: nats_of(self.logits(x), y), hidden, targets, self.classes)
+        return some_at_a_time(lambda x, y: nats_of(self.logits(x), y), hidden, targets, self.classes)
 
 
 class DepthHead(nn.Module):
@@ -73,6 +73,11 @@ class DepthHead(nn.Module):
         self.blocks = cast(Sequence[nn.Sequential], blocks)
         self.to_logits = cast(Sequence[nn.Linear], to_logits)
 
+    @property
+    def classes(self) -> int:
+        """How many logits a position has, of all slots."""
+        return sum(layer.out_features for layer in self.to_logits)
+
     def slot_logits(self, hidden: Tensor, earlier: Tensor) -> Tensor:
         """Logits of slot q; hidden (…, D), earlier (…, q) codes → (…, K + 1) or, for q > 0, (…, K), fp32."""
         slot = earlier.shape[-1]
@@ -89,8 +94,7 @@ class DepthHead(nn.Module):
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
-        classes = self.alphabet.slots * self.alphabet.codebook_size + 1
-        return _some_at_a_time(lambda x, y: nats_of(self.logits(x, y), y), hidden, targets, classes)
+        return some_at_a_time(lambda x, y: nats_of(self.logits(x, y), y), hidden, targets, self.classes)
 
 
 def nats_of(logits: list[Tensor], targets: Tensor) -> Tensor:
@@ -98,15 +102,17 @@ def nats_of(logits: list[Tensor], targets: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(x, targets[:, slot], reduction="none") for slot, x in enumerate(logits)]).sum(0)
 
 
-def _some_at_a_time(nats: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """nats(hidden (T, D), targets (T, Q)) → (T,), in parts that make at most _LOGITS_AT_ONCE logits, `classes` of each
-    vector.
+def some_at_a_time(
+    function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor, classes: int
+) -> Tensor:
+    """function(hidden (T, D), targets (T, Q)) → (T, …), in parts of at most _LOGITS_AT_ONCE logits, of which each
+    vector has `classes`.
 
     With a large codebook the logits of a batch would take more memory than all the rest; those of a part are not kept
     but worked out again on the way back.
     """
     rows = max(1, _LOGITS_AT_ONCE // classes)
     if len(hidden) <= rows:
-        return nats(hidden, targets)
+        return function(hidden, targets)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([checkpoint(nats, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+    return torch.cat([checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

@@ -75,11 +75,15 @@ class QuantizerConfig:
 
 @dataclass(frozen=True)
 class Quantized:
-    """vectors: (S, D) with gradients to the input. codes: (S, Q) int64. loss: scalar of the quantizer's own."""
+    """vectors: (S, D) with gradients to the input. codes: (S, Q) int64. loss: scalar of the quantizer's own.
+
+    lattice: (S, Q·N) for fsq the rounded numbers, N a code, with gradients to what was rounded; otherwise None.
+    """
 
     vectors: Tensor
     codes: Tensor
     loss: Tensor
+    lattice: Tensor | None = None
 
 
 def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
@@ -283,11 +287,29 @@ class VectorQuantizer(nn.Module):
             unit *= levels
         return torch.stack(steps, dim=1)
 
+    @torch.no_grad()
+    def slopes(self, codes: Tensor, nats: list[Tensor]) -> Tensor:
+        """(S, Q·N) the nats by which codes cost more where one number of their lattice goes up by 1; fsq alone.
+
+        It is the slope between the codes below and above, at an end between the code and the one beside it. codes:
+        (S, Q). nats: for each slot (S, K or more), what every code costs there, up to a constant of the row.
+        """
+        book, out = self.lattice.implicit_codebook, []
+        for slot, cost in enumerate(nats):
+            code, unit = codes[:, slot], 1
+            for dimension, levels in enumerate(self.config.fsq_levels):
+                value = code // unit % levels
+                below, above = (code + ((value + step).clamp(0, levels - 1) - value) * unit for step in (-1, 1))
+                dearer = (cost.gather(1, above[:, None]) - cost.gather(1, below[:, None]))[:, 0]
+                out.append(dearer / (book[above, dimension] - book[below, dimension]))
+                unit *= levels
+        return torch.stack(out, dim=1)
+
     def _fsq(self, z: Tensor) -> Quantized:
         lattice, codes = self.lattice(self.project_in(z)[None])
         # Weights gone astray give NaN here; the code must stay a code, so that the loss can show it.
         codes = codes[0].long().clamp(0, self.config.codebook_size - 1)
-        return Quantized(self.project_out(lattice[0]), codes, z.new_zeros(()))
+        return Quantized(self.project_out(lattice[0]), codes, z.new_zeros(()), lattice[0].flatten(1))
 
     def _split(self, z: Tensor) -> Quantized:
         parts = z.chunk(len(self.codebooks), dim=1)

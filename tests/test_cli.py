@@ -24,6 +24,7 @@ LOSS_WEIGHTS = (
     "predict_loss_weight",
     "reconstruction_loss_weight",
     "top_lm_loss_weight",
+    "rate_loss_weight",
     "aux_lm_loss_weight",
     "repetition_weight",
 )

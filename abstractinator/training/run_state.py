@@ -33,6 +33,7 @@ _TRAINING_ONLY = {
     "predict_loss_weight",
     "reconstruction_loss_weight",
     "top_lm_loss_weight",
+    "rate_loss_weight",
     "aux_lm_loss_weight",
     "repetition_weight",
     "train_fraction",

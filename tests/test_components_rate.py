@@ -1,0 +1,87 @@
+"""The slope that code prediction has where codes were rounded: it is that of the costs, and following it pays."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import rows_of, tiny_config, tiny_model
+
+from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from components.vector_quantizer import QuantizerConfig, VectorQuantizer
+
+ROWS = rows_of([b"the cat sat on the mat", b"and the dog, too"])
+
+
+def fsq(*levels: int, slots: int = 2, width: int = 12) -> VectorQuantizer:
+    size = 1
+    for level in levels:
+        size *= level
+    torch.manual_seed(0)
+    return VectorQuantizer(
+        QuantizerConfig(kind="fsq", codes_per_segment=slots, codebook_size=size, fsq_levels=levels), width
+    )
+
+
+@pytest.mark.parametrize("levels", [(2, 2, 2), (3, 5), (4, 2, 3), (7,)], ids=str)
+def test_slopes_are_differences_between_codes_of_the_lattice(levels: tuple[int, ...]) -> None:
+    quantizer = fsq(*levels)
+    size, codes = quantizer.codebook_size, torch.randint(quantizer.codebook_size, (20, 2))
+    nats = [torch.randn(20, size + (slot == 0)) for slot in range(2)]
+    found = quantizer.slopes(codes, nats).view(20, 2, len(levels))
+    book = quantizer.lattice.implicit_codebook
+    for row in range(20):
+        for slot in range(2):
+            code = int(codes[row, slot])
+            for dimension in range(len(levels)):
+                others = [i for i in range(len(levels)) if i != dimension]
+                line = [k for k in range(size) if torch.equal(book[k, others], book[code, others])]
+                line.sort(key=lambda k, dimension=dimension: float(book[k, dimension]))
+                place = line.index(code)
+                low, high = line[max(place - 1, 0)], line[min(place + 1, len(line) - 1)]
+                rise = nats[slot][row, high] - nats[slot][row, low]
+                expected = rise / (book[high, dimension] - book[low, dimension])
+                torch.testing.assert_close(found[row, slot, dimension], expected)
+
+
+def test_who_follows_the_slopes_gets_cheaper_codes() -> None:
+    quantizer, cost = fsq(2, 2, 2, 2, 2), torch.randn(2, 1, 32)
+    z = torch.randn(50, 12).requires_grad_()
+
+    def price(codes: torch.Tensor) -> torch.Tensor:
+        return sum(cost[slot, 0][codes[:, slot]] for slot in range(2))  # type: ignore[return-value]
+
+    before = price(quantizer(z).codes)
+    for _ in range(100):
+        quantized = quantizer(z)
+        assert quantized.lattice is not None
+        slopes = quantizer.slopes(quantized.codes, [cost[slot].expand(50, -1) for slot in range(2)])
+        (gradient,) = torch.autograd.grad((slopes * quantized.lattice).sum(), z)
+        z = (z - 0.3 * gradient).detach().requires_grad_()
+    after = price(quantizer(z).codes)
+    assert (after < before).sum() > 40 and (after - before).mean() < -1.0
+
+
+def losses_and_gradients(weight: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model = tiny_model("information")
+    again = HierarchicalAutoencoder(replace(tiny_config("information"), rate_loss_weight=weight)).train()
+    again.load_state_dict(model.state_dict())
+    torch.manual_seed(1)  # of the parts that are drawn beside the text
+    total = again(ROWS).total
+    total.backward()
+    return total.detach(), {name: p.grad for name, p in again.named_parameters() if p.grad is not None}
+
+
+def test_the_rate_moves_what_makes_the_codes_and_nothing_else() -> None:
+    (without, before), (total, after) = losses_and_gradients(0.0), losses_and_gradients(1.0)
+    assert torch.equal(total, without)
+    moved = {name for name in after if not torch.allclose(after[name], before[name], atol=1e-7)}
+    assert "levels.0.compressor.quantizer.project_in.weight" in moved
+    assert all(name.startswith("levels.0.compressor") for name in moved)
+    assert not any("entropy_model" in name or "project_out" in name for name in moved)
+
+
+@pytest.mark.parametrize("shape", ["whitespace", "both", "increase", "threshold-fixed", "increase-threshold-fixed"])
+def test_all_shapes_train_with_it(shape: str) -> None:
+    model = tiny_model(shape).train()
+    model(ROWS).total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
