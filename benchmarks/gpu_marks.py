@@ -4,11 +4,11 @@
     codes        nearest_code in a large codebook: share of the speed of a matrix product
     utilisation  training steps of a preset: share of the speed of a matrix product that its operations are done at
 
-What is compared takes turns in one run; medians. Products are of two square matrices in the type that training uses.
+What is compared takes turns in one run; medians. Products are of two square matrices, in bf16 where that is fast.
 Without a GPU the script measures what is there, which says whether it works, and nothing about a GPU.
 
-Operations of a training step: of all linear layers, counted by torch, and of attention 12·T·W·D for T tokens, a window
-of W and a width of D, forward and backward; nothing for what is worked out twice.
+Operations of a training step, forward and backward, are those of linear layers and of attention, of which a token
+counts 12·D for each one that it sees, itself included; nothing counts for what is worked out twice.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from abstractinator.config import ExperimentConfig, load_experiment
 from abstractinator.data import DataConfig, open_corpus, train_loader
@@ -40,7 +39,6 @@ from components.transformer import TransformerConfig
 
 _MODULE = "benchmarks.gpu_marks"
 _PARTS = ("attention", "codes", "utilisation")
-_LINEAR = (torch.ops.aten.mm, torch.ops.aten.addmm)
 _MARKS = {"attention": 0.95, "codes": 0.6, "utilisation": 0.4}
 
 
@@ -153,12 +151,12 @@ def utilisation(options: argparse.Namespace, device: torch.device, dtype: torch.
         model, learning_rate=experiment.learning_rate, muon_learning_rate=experiment.muon_learning_rate, weight_decay=0
     )
     batches = _batches(experiment, options.data, device)
+    train_step(model, optimizers, batches, first=True)  # sets the boundaries, on which the number of segments depends
     operations = sum(operations_of(model, rows) for rows in batches)
     calls = {
         "product": product_of(options.product, dtype, device),
         "step": lambda: train_step(model, optimizers, batches, first=False),
     }
-    train_step(model, optimizers, batches, first=True)  # sets the boundaries
     seconds = Clock(device, options.repeats).medians(calls)
     found = _share(operations, seconds["step"], seconds, options)
     return {**found, "bytes_per_second": sum(rows.numel() for rows in batches) / seconds["step"]}
@@ -170,24 +168,33 @@ def _batches(experiment: ExperimentConfig, data: str | None, device: torch.devic
     return [rows.to(device) for rows, _ in zip(loader, range(experiment.gradient_accumulation_steps), strict=False)]
 
 
-def operations_of(model: HierarchicalAutoencoder, rows: Tensor) -> float:
+def operations_of(model: HierarchicalAutoencoder, rows: Tensor) -> int:
     """Operations of a training step's products on rows (B, N), forward and backward, the optimizers apart."""
-    with FlopCounterMode(display=False) as counter, autocast(rows.device, True):
-        losses = model(rows)
-        losses.total.backward()
-    model.zero_grad(set_to_none=True)
-    counted = counter.get_flop_counts()["Global"]
-    tokens = [pack_bytes(rows).packing.total, *(c.codes.packing.total for c in losses.compressed)]
-    attended = _attended(model.config.top_transformer_config.transformer, tokens[-1])
-    for own, level, count in zip(model.levels, model.config.levels, tokens, strict=False):
-        attended += _attended(level.expander.predictor, count)
-        if own.compressor.entropy_model:
-            attended += _attended(level.compressor.entropy_model.transformer, count)
-    return float(sum(counted.get(packet, 0) for packet in _LINEAR) + attended)
+    operations = 0
+
+    def count(layer: nn.Linear, inputs: tuple[Tensor], _: Tensor) -> None:
+        nonlocal operations
+        if torch.is_grad_enabled():  # forward, and the gradients of what has some
+            times = 1 + layer.weight.requires_grad + inputs[0].requires_grad
+            operations += 2 * times * inputs[0].numel() // inputs[0].shape[-1] * layer.weight.numel()
+
+    hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    with autocast(rows.device, True):
+        compressed = model(rows).compressed
+    for hook in hooks:
+        hook.remove()
+    packings = [pack_bytes(rows).packing, *(c.codes.packing for c in compressed)]
+    operations += _attended(model.config.top_transformer_config.transformer, packings[-1])
+    for level, packing in zip(model.levels, packings, strict=False):
+        operations += _attended(level.expander.predictor.config, packing)
+        if level.compressor.entropy_model is not None:
+            operations += _attended(level.compressor.entropy_model.transformer.config, packing)
+    return operations
 
 
-def _attended(config: TransformerConfig, tokens: int) -> int:
-    return 12 * config.layers * tokens * min(config.window, tokens) * config.width
+def _attended(config: TransformerConfig, packing: Packing) -> int:
+    pairs = int((packing.positions + 1).clamp(max=config.window).sum())
+    return 12 * config.layers * config.width * pairs
 
 
 def _share(operations: float, own: float, seconds: dict[str, float], options: argparse.Namespace) -> dict[str, Any]:

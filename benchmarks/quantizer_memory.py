@@ -91,7 +91,7 @@ def _size(out: Any) -> int:
     if isinstance(out, Tensor):
         return out.untyped_storage().nbytes()
     parts = out if isinstance(out, tuple) else vars(out).values()
-    return sum(_size(part) for part in parts)
+    return sum(_size(part) for part in parts if part is not None)
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -200,8 +200,9 @@ class ByteSegmentCompressor(nn.Module):
         special = tokens.special[first]  # (S,)
         plain = (~special).nonzero()[:, 0]
         quantized = self.quantizer(self.pooled(tokens, segments)[plain])
-        codes, vectors = quantized.codes, quantized.vectors
+        codes, vectors, lattice = quantized.codes, quantized.vectors, quantized.lattice
         if expander is not None:
+            lattice = None  # of the codes that were there first
             inside = take_segments(tokens, segments, plain)
             codes, vectors = search_codes(codes, vectors, *inside, self.quantizer, expander)
         ids = self._special_code(tokens.ids[first, :1]).repeat(1, self.code_alphabet.slots)
@@ -210,8 +211,7 @@ class ByteSegmentCompressor(nn.Module):
         def among_zeros(x: Tensor) -> Tensor:
             return x.new_zeros(len(first), x.shape[1]).index_put((plain,), x)
 
-        lattice = among_zeros(quantized.lattice) if quantized.lattice is not None else None
-        return Quantized(among_zeros(vectors), ids, quantized.loss, lattice)
+        return Quantized(among_zeros(vectors), ids, quantized.loss, None if lattice is None else among_zeros(lattice))
 
     def _special_code(self, token: Tensor) -> Tensor:
         """The number of a special token among the codes."""

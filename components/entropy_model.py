@@ -102,6 +102,7 @@ class IncrementalEntropyModel:
 
 @torch.no_grad()
 def entropy(logits: list[Tensor]) -> Tensor:
-    """Σ over slots of −Σ p log p. logits: per slot (…, classes) → (…) nats, without gradients."""
-    log_p = (slot.log_softmax(-1) for slot in logits)
-    return reduce(torch.add, (-torch.linalg.vecdot(slot.exp(), slot) for slot in log_p))
+    """Σ over slots of −Σ p log p. logits: per slot (…, classes) → (…) nats, in fp32 and without gradients."""
+    with torch.autocast(logits[0].device.type, enabled=False):  # which would take the products in half precision
+        log_p = (slot.float().log_softmax(-1) for slot in logits)
+        return reduce(torch.add, (-torch.linalg.vecdot(slot.exp(), slot) for slot in log_p))

@@ -27,7 +27,7 @@ from components.token_head import DepthHead, some_at_a_time, targets_of
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 from components.transformer import GroupedLinear, SwiGLU
 
-_STEEPEST = 2.0  # nats by which a code's cost may rise as one number of its lattice goes up by 1, for the gradient
+_STEEPEST = 2.0  # bound of a slope, in nats per unit of the lattice
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ModelConfig:
     """levels: from the bytes up. The loss weights multiply losses in nats per byte (see Losses); the quantizers' own
     losses, squared distances, are added as they are (see QuantizerConfig.commitment).
 
-    rate_loss_weight: of what the highest codes cost, in what makes them (see `_rate`); of fsq alone.
+    rate_loss_weight: of what the highest codes cost, in what makes them (see `_rate`), where they are of kind fsq.
 
     repetition_weight: a segment that occurs n times in a batch weighs n to this power in the reconstruction loss; parts
     of segments (segment_parts.py) weigh 1.
@@ -263,7 +263,8 @@ class HierarchicalAutoencoder(nn.Module):
         )
 
     def _rate(self, context: Tensor, highest: Compressed) -> Tensor:
-        """0, with a gradient to the numbers that were rounded to the highest codes: the slope of −log p(codes).
+        """0, with a gradient to the numbers that were rounded to the highest codes, and to all below: the slope of
+        −log p(codes).
 
         A code has no gradient, so nothing else would keep the compressor from codes that the top cannot guess (the rate
         of learned image codecs, Ballé et al. 2017, arXiv 1611.01704). In the slope's place stands what the codes beside
@@ -275,7 +276,7 @@ class HierarchicalAutoencoder(nn.Module):
         head, quantizer = self.top.head, self.levels[-1].compressor.quantizer
 
         def slopes(hidden: Tensor, codes: Tensor) -> Tensor:
-            return quantizer.slopes(codes, [-logits for logits in head.logits(hidden, codes)])
+            return -quantizer.slopes(codes, head.logits(hidden, codes))  # −log p falls where a logit rises
 
         with torch.no_grad():
             found = some_at_a_time(slopes, context[plain], highest.codes.ids[plain], head.classes)

@@ -56,7 +56,7 @@ class IncrementalTransformer:
         turns = torch.arange(3 * heads, device=device) < 2 * heads
         self._frequencies = turns[:, None] * rotary_frequencies(self.config.head_width, device)  # (3·H, d/2)
         recorder = recorder_for(device.type)
-        self._one_a_row = Replayed(self._step, recorder) if recorder else None
+        self._one_a_row = Replayed(recorder) if recorder else None
 
     def rings(self) -> list[Ring]:
         return [block.ring for block in self.blocks]
@@ -70,7 +70,7 @@ class IncrementalTransformer:
         parts = [places.rows, places.slots, places.mask, places.turns]
         rings = [ring.data for ring in self.rings()]
         if self._one_a_row and x.shape[1] == 1 and all(len(ring) == len(x) for ring in rings):
-            return self._one_a_row([x, *parts], written=rings)
+            return self._one_a_row(self._step, [x, *parts], written=rings)
         return self._step(x, *parts)
 
     def _step(self, x: Tensor, *places: Tensor) -> Tensor:

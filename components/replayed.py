@@ -12,7 +12,7 @@ from torch import Tensor
 
 Step = Callable[..., Tensor]
 Recorder = Callable[[Step, list[Tensor]], Callable[[], Tensor]]
-_WARM_UP = 2  # times that a step is done before it is recorded, for what it does only at first
+_NOT_RECORDED = 8  # steps of one shape, the first ones
 
 
 def recorder_for(device_type: str) -> Recorder | None:
@@ -23,15 +23,15 @@ def recorder_for(device_type: str) -> Recorder | None:
 def cuda_graph(step: Step, inputs: list[Tensor]) -> Callable[[], Tensor]:
     """The step on these inputs, which may get other values later → what does it anew, and gives its result: always the
     same tensor."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UP):
-            step(*inputs)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = step(*inputs)
+    with torch.cuda.device(inputs[0].device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step(*inputs)  # for what is done only the first time on a stream
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            result = step(*inputs)
 
     def replay() -> Tensor:
         graph.replay()
@@ -41,23 +41,31 @@ def cuda_graph(step: Step, inputs: list[Tensor]) -> Callable[[], Tensor]:
 
 
 class Replayed:
-    """A step as a function of tensors, recorded when it is first done and again when shapes, or the places of what it
-    writes to, have changed.
+    """Does a step, always the same one, as a function of tensors. Where shapes, and the places of what it writes to,
+    have been the same for some times, it is recorded, as a recording costs as much as several steps.
 
     The step must not look at values on the way, and doing it twice must be the same as once.
     """
 
-    def __init__(self, step: Step, record: Recorder) -> None:
-        self.step, self.record = step, record
+    def __init__(self, record: Recorder) -> None:
+        self.record = record
         self._key: tuple[object, ...] = ()
+        self._times = 0
+        self._recording: tuple[list[Tensor], Callable[[], Tensor]] | None = None
 
-    def __call__(self, inputs: list[Tensor], written: list[Tensor]) -> Tensor:
+    def __call__(self, step: Step, inputs: list[Tensor], written: list[Tensor]) -> Tensor:
         """written: what the step writes to besides its result."""
         key = (*(x.shape for x in inputs), *(x.data_ptr() for x in written))
         if key != self._key:
+            self._key, self._times, self._recording = key, 0, None
+        if self._recording is None:
+            self._times += 1
+            if self._times <= _NOT_RECORDED:
+                return step(*inputs)
             with torch.inference_mode(False):  # what is kept may be written in either mode
-                self._inputs = [x.clone() for x in inputs]
-            self._replay, self._key = self.record(self.step, self._inputs), key
-        for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given)
-        return self._replay().clone()
+                own = [x.clone() for x in inputs]
+            self._recording = own, self.record(step, own)
+        own, replay = self._recording
+        for mine, given in zip(own, inputs, strict=True):
+            mine.copy_(given)
+        return replay().clone()

@@ -114,5 +114,7 @@ def some_at_a_time(
     rows = max(1, _LOGITS_AT_ONCE // classes)
     if len(hidden) <= rows:
         return function(hidden, targets)
-    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+    parts, kind = zip(hidden.split(rows), targets.split(rows), strict=True), hidden.device.type
+    # Of one cached copy of a weight in half precision the parts' gradients would be summed in half precision.
+    with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
+        return torch.cat([checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

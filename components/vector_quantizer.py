@@ -288,20 +288,20 @@ class VectorQuantizer(nn.Module):
         return torch.stack(steps, dim=1)
 
     @torch.no_grad()
-    def slopes(self, codes: Tensor, nats: list[Tensor]) -> Tensor:
-        """(S, Q·N) the nats by which codes cost more where one number of their lattice goes up by 1; fsq alone.
+    def slopes(self, codes: Tensor, values: list[Tensor]) -> Tensor:
+        """(S, Q·N) by how much the value of a code rises as one number of its lattice rises by 1; fsq alone.
 
         It is the slope between the codes below and above, at an end between the code and the one beside it. codes:
-        (S, Q). nats: for each slot (S, K or more), what every code costs there, up to a constant of the row.
+        (S, Q). values: for each slot (S, K or more), those of all its codes, up to a constant of the row.
         """
         book, out = self.lattice.implicit_codebook, []
-        for slot, cost in enumerate(nats):
+        for slot, value in enumerate(values):
             code, unit = codes[:, slot], 1
             for dimension, levels in enumerate(self.config.fsq_levels):
-                value = code // unit % levels
-                below, above = (code + ((value + step).clamp(0, levels - 1) - value) * unit for step in (-1, 1))
-                dearer = (cost.gather(1, above[:, None]) - cost.gather(1, below[:, None]))[:, 0]
-                out.append(dearer / (book[above, dimension] - book[below, dimension]))
+                place = code // unit % levels
+                below, above = (code + ((place + step).clamp(0, levels - 1) - place) * unit for step in (-1, 1))
+                rise = (value.gather(1, above[:, None]) - value.gather(1, below[:, None]))[:, 0]
+                out.append(rise / (book[above, dimension] - book[below, dimension]))
                 unit *= levels
         return torch.stack(out, dim=1)
 
@@ -309,7 +309,7 @@ class VectorQuantizer(nn.Module):
         lattice, codes = self.lattice(self.project_in(z)[None])
         # Weights gone astray give NaN here; the code must stay a code, so that the loss can show it.
         codes = codes[0].long().clamp(0, self.config.codebook_size - 1)
-        return Quantized(self.project_out(lattice[0]), codes, z.new_zeros(()), lattice[0].flatten(1))
+        return Quantized(self.project_out(lattice[0]), codes, z.new_zeros(()), lattice[0])
 
     def _split(self, z: Tensor) -> Quantized:
         parts = z.chunk(len(self.codebooks), dim=1)

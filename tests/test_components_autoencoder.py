@@ -352,6 +352,19 @@ def test_a_model_without_levels_is_refused() -> None:
         ModelConfig(levels=())
 
 
+@pytest.mark.parametrize("learning", [True, False])
+def test_entropies_are_the_same_under_autocast(learning: bool) -> None:
+    """Boundaries hang on their last bits, and generation cuts in fp32."""
+    compressor = tiny_model("information").levels[0].compressor
+    tokens = pack_bytes(rows_of([b"the cat sat on the mat"]))
+    with torch.set_grad_enabled(learning):
+        plain, _ = compressor.measure(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            under, _ = compressor.measure(tokens)
+    assert plain is not None and under is not None and under.dtype == torch.float32
+    assert torch.equal(plain, under)
+
+
 def test_whitespace_above_the_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match="whitespace"):
         HierarchicalAutoencoder(ModelConfig(levels=(tiny_level("fixed", "fsq"), tiny_level("whitespace", "fsq"))))

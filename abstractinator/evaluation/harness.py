@@ -118,21 +118,21 @@ def find_tasks(
     for name in names:
         matches = [name] if Path(name).suffix == ".yaml" and Path(name).is_file() else manager.match_tasks([name])
         if not matches:
-            _refuse_broken_files(include_path)
             near = difflib.get_close_matches(name, manager.all_tasks, 3, cutoff=0.5)
             advice = f"the nearest are {', '.join(near)}" if near else "`lm-eval ls tasks` lists them"
-            raise ValueError(f"there is no task {name!r}; {advice}")
+            raise ValueError(f"there is no task {name!r}; {advice}{_broken_files(include_path)}")
         found += matches
     return manager, list(dict.fromkeys(found))
 
 
-def _refuse_broken_files(folder: str | None) -> None:
-    """Raises ValueError for a task file that cannot be read; the harness passes over it in silence."""
+def _broken_files(folder: str | None) -> str:
+    """The first task file that cannot be read, and why, in words; the harness passes over such files in silence."""
     for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
         try:
             yaml.compose(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise ValueError(f"the task file {path} cannot be read: {' '.join(str(error).split())}") from error
+            return f"; the task file {path} cannot be read: {' '.join(str(error).split())}"
+    return ""
 
 
 def load_tasks(names: list[str], manager: TaskManager) -> list[Any]:
@@ -170,11 +170,14 @@ def _first_line(error: Exception) -> str:
 def _check_writable(path: str) -> None:
     """Raises ValueError where the results could not be written at the end."""
     folder = _folder_of(path)
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    except OSError as error:
+        raise ValueError(f"--output_path={path} cannot be written to ({error.strerror})") from error
     if not there.is_dir():
         raise ValueError(f"--output_path={path} cannot be written to: {there} is no folder")
     if not os.access(there, os.W_OK):
-        raise ValueError(f"--output_path={path} cannot be written to")
+        raise ValueError(f"--output_path={path} cannot be written to: {there} is write-protected")
 
 
 def _folder_of(output_path: str) -> Path:
