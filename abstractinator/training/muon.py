@@ -31,6 +31,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps})
         if any(p.ndim != 2 for group in self.param_groups for p in group["params"]):
             raise ValueError("Muon moves matrices only; give everything else to AdamW")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -44,11 +46,15 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape[p.shape, p.device].append(p)
-            updates = orthogonal([self._updates(same, group["momentum"]) for same in by_shape.values()], group["steps"])
-            for same, update in zip(by_shape.values(), updates, strict=True):
-                rows, columns = same[0].shape
-                torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(same, update.unbind(), alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+            together: dict[tuple[Any, torch.device], list[list[Tensor]]] = defaultdict(list)
+            for (shape, device), same in by_shape.items():
+                together[shape if has_bfloat16(device) else min(shape), device].append(same)
+            for stacks in together.values():
+                updates = orthogonal([self._updates(same, group["momentum"]) for same in stacks], group["steps"])
+                for same, update in zip(stacks, updates, strict=True):
+                    rows, columns = same[0].shape
+                    torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
+                    torch._foreach_add_(same, update.unbind(), alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
         return loss
 
     def _updates(self, same: list[Tensor], momentum: float) -> Tensor:
@@ -64,24 +70,17 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(stacks: list[Tensor], steps: int = 5) -> list[Tensor]:
-    """Stacks (G, rows, columns), each of matrices of one shape → about U·Vᵀ of each matrix U·Σ·Vᵀ, by `steps` of Newton
-    and Schulz's iteration
+    """Stacks (G, rows, columns) of matrices with one small side → about U·Vᵀ of each matrix U·Σ·Vᵀ.
 
-    X ← P·X with P = a + b·A + c·A² and A = XXᵀ. The results have the stacks' types.
+    By `steps`, at least one, of Newton and Schulz's iteration X ← P·X with P = a + b·A + c·A² and A = XXᵀ. The results
+    have the stacks' types.
     """
     wide = [_wide_and_scaled(stack) for stack in stacks]
-    by_side: dict[tuple[int, torch.device, torch.dtype], list[int]] = defaultdict(list)
-    for i, x in enumerate(wide):
-        by_side[x.shape[1], x.device, x.dtype].append(i)
-    for (_, device, _), same in by_side.items():
-        if has_bfloat16(device):
-            for i in same:
-                wide[i] = _iterate(wide[i], steps)
-        else:
-            grams = torch.cat([wide[i] @ wide[i].mT for i in same])
-            parts = _product_of_gram(grams, steps).split([len(wide[i]) for i in same])
-            for i, product in zip(same, parts, strict=True):
-                wide[i] = product @ wide[i]
+    if has_bfloat16(stacks[0].device):
+        wide = [_iterate(x, steps) for x in wide]
+    else:
+        products = _product_of_gram(torch.cat([x @ x.mT for x in wide]), steps).split([len(x) for x in wide])
+        wide = [product @ x for product, x in zip(products, wide, strict=True)]
     return [
         (x.mT if stack.shape[1] > stack.shape[2] else x).to(stack.dtype) for x, stack in zip(wide, stacks, strict=True)
     ]
