@@ -97,3 +97,19 @@ def test_the_rate_of_the_highest_level_reaches_all_below(shape: str, moves: int)
     rate.backward()
     moved = [level.compressor.place.weight.grad for level in model.levels]
     assert sum(gradient is not None and bool(gradient.any()) for gradient in moved) == moves
+
+
+def test_who_follows_the_rate_makes_codes_that_the_top_finds_cheaper() -> None:
+    torch.manual_seed(0)
+    model, rows = tiny_model("information").train(), rows_of([bytes(range(i, i + 60)) for i in range(0, 180, 20)])
+    rounded = model.levels[0].compressor.quantizer.project_in
+    optimizer, prices = torch.optim.SGD(rounded.parameters(), lr=1.0), []
+    for _ in range(60):
+        tokens = pack_bytes(rows)
+        compressed = model.compress(tokens)
+        contexts = model.predict(tokens, compressed)[1]
+        prices.append(float(model.top.nats(contexts[-1], compressed[-1].codes).mean().detach()))
+        optimizer.zero_grad()
+        (model._rate(contexts[-1], compressed[-1]) / compressed[-1].codes.packing.total).backward()
+        optimizer.step()
+    assert sum(prices[-10:]) / 10 < prices[0] - 0.2
