@@ -113,3 +113,11 @@ def test_who_follows_the_rate_makes_codes_that_the_top_finds_cheaper() -> None:
         (model._rate(contexts[-1], compressed[-1]) / compressed[-1].codes.packing.total).backward()
         optimizer.step()
     assert sum(prices[-10:]) / 10 < prices[0] - 0.2
+
+
+def test_mended_codes_have_no_lattice() -> None:
+    """It would be that of the codes before."""
+    model, tokens = tiny_model("information"), pack_bytes(ROWS)
+    with torch.no_grad():
+        assert model.compress(tokens)[-1].encoded.quantized.lattice is not None
+        assert model.compress(tokens, mend=True)[-1].encoded.quantized.lattice is None
