@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import difflib
 import json
 import logging
 import os
@@ -48,10 +49,18 @@ def _options(parser: argparse.ArgumentParser, arguments: list[str] | None) -> ar
     """The parsed command line. Overrides may stand anywhere in it: argparse alone takes one run of them."""
     options, rest = parser.parse_known_args(arguments)
     if rest and (options.command is not _train or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        command: argparse.ArgumentParser = options.parser
+        command.error(f"unrecognized arguments: {' '.join(rest)}{_advice(command, rest)}")
     if rest:
         options.overrides += rest
     return options
+
+
+def _advice(command: argparse.ArgumentParser, words: list[str]) -> str:
+    """The option that the first unknown one resembles, in words."""
+    wrong = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
+    near = difflib.get_close_matches(wrong, [name for action in command._actions for name in action.option_strings], 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings over those of the file")
     train.add_argument("--show", action="store_true", help="print the resolved settings as JSON and do nothing")
-    train.set_defaults(command=_train)
+    train.set_defaults(command=_train, parser=train)
 
     generate = commands.add_parser("generate", help="continue a prompt", description="Continues a prompt.")
     generate.add_argument("checkpoint", help="a checkpoint_step*.pt, or a folder of them: the newest")
@@ -98,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--stop", action="append", default=[], help="end before this text; may be given many times")
     generate.add_argument("--seed", type=int, default=None, help="for the same text again (default: another each time)")
     generate.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
-    generate.set_defaults(command=_generate)
+    generate.set_defaults(command=_generate, parser=generate)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -107,12 +116,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Runs tasks of lm-evaluation-harness on a checkpoint, or on any of the harness's own models.",
     )
     add_options(evaluate)
-    evaluate.set_defaults(command=_evaluate)
+    evaluate.set_defaults(command=_evaluate, parser=evaluate)
 
     info = commands.add_parser("info", help="what a checkpoint is", description="Shows what a checkpoint holds.")
     info.add_argument("checkpoint", help="a checkpoint_step*.pt, or a folder of them: the newest")
     info.add_argument("--json", action="store_true", help="settings and progress as JSON")
-    info.set_defaults(command=_info)
+    info.set_defaults(command=_info, parser=info)
     return parser
 
 

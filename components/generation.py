@@ -53,9 +53,9 @@ def generate_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config:
 
 
 def check_prompts(prompts: list[bytes]) -> None:
-    """Raises ValueError for no prompt, an empty one or one that is not bytes."""
-    if isinstance(prompts, bytes | str):
-        raise ValueError("prompts are a list of bytes, not one text: use [b'…']")
+    """Raises ValueError for what is no list of prompts, no prompt, an empty one or one that is not bytes."""
+    if not isinstance(prompts, list):
+        raise ValueError(f"prompts are a list of bytes, not {type(prompts).__name__}: use [b'…']")
     if not prompts:
         raise ValueError("no prompt was given")
     if wrong := [prompt for prompt in prompts if not isinstance(prompt, bytes)]:

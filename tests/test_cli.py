@@ -231,6 +231,23 @@ def test_what_is_no_option_is_refused(capsys: Output, line: list[str], word: str
     assert f"unrecognized arguments: {word}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "usage", "near"),
+    [
+        (["generate", "x.pt", "a", "--max_new_bytes", "9"], "abstractinator generate", "--max-new-bytes"),
+        (["evaluate", "--batchsize=9"], "abstractinator evaluate", "--batch_size"),
+        (["train", "--shwo"], "abstractinator train", "--show"),
+    ],
+    ids=str,
+)
+def test_an_unknown_option_is_refused_with_the_nearest(capsys: Output, line: list[str], usage: str, near: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(line)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: {usage}") and f"did you mean {near}?" in error
+
+
 def test_without_a_file_the_settings_are_those_of_config_py_here(tmp_path: Path, config: str, capsys: Output) -> None:
     (tmp_path / "config.py").write_text('exp_config = {"run_name": "from here"}\n')
     assert cli.main(["train", "--show"]) == 0

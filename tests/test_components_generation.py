@@ -1,6 +1,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -124,6 +125,12 @@ def test_an_empty_prompt_is_refused(mode: str) -> None:
     for prompt in (b"", [b"a", b""], []):
         with pytest.raises(ValueError, match="prompt"):
             model_of("fixed").generate_bytes(prompt, mode=mode)
+
+
+@pytest.mark.parametrize("prompts", [b"the cat", {"a": b"the cat"}, iter([b"the cat"]), None], ids=type)
+def test_prompts_that_are_no_list_are_refused(prompts: Any) -> None:
+    with pytest.raises(ValueError, match=f"a list of bytes, not {type(prompts).__name__}"):
+        stream_bytes(model_of("fixed"), prompts, GenerationConfig())
 
 
 @every_mode
