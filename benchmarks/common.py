@@ -11,6 +11,7 @@ import platform
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,20 +93,38 @@ def in_fresh_process(
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return None
-    if done.returncode:
+    if done.returncode or not done.stdout.strip():
         raise RuntimeError(f"{module} ended with {done.returncode} on {task}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it does: kill -9 tells no child."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class PeakMemory:
-    """How far the resident memory of this process rises above where it stands when this is made.
+    """How far the memory in use rises above where it stands when this is made: of a GPU if one is given, otherwise the
+    resident memory of this process.
 
     The system's high-water mark cannot be set back, so memory that was freed before is first filled up with
     ballast; from then on every byte that is taken shows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._gpu = device if device is not None and device.type == "cuda" else None
         gc.collect()
+        if self._gpu is not None:
+            torch.cuda.reset_peak_memory_stats(self._gpu)
+            self._before = torch.cuda.memory_allocated(self._gpu)
+            return
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
         resident = psutil.Process().memory_info().rss
@@ -114,7 +133,8 @@ class PeakMemory:
 
     def rise(self) -> int:
         """Bytes between the highest point so far and the beginning."""
-        return max(0, _high_water() - self._before)
+        peak = _high_water() if self._gpu is None else torch.cuda.max_memory_allocated(self._gpu)
+        return max(0, peak - self._before)
 
 
 def _high_water() -> int:

@@ -43,10 +43,15 @@ class Pieces:
         return result
 
 
+# What a measurement of the suite imports of the project.
+_MEASURED = ("components", "abstractinator", "benchmarks/contenders")
+_MEASURING = ("common", "pieces", "suite_work", "budgeted_training", "flat_transformer")
+
+
 def code_fingerprint() -> str:
-    """A short name for the project's own source, on which every result depends."""
-    folders = ("components", "abstractinator", "benchmarks")
-    files = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    """A short name for the source on which every result of the suite depends."""
+    files = sorted(path for folder in _MEASURED for path in (ROOT / folder).rglob("*.py"))
+    files += [ROOT / "benchmarks" / f"{name}.py" for name in _MEASURING]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 

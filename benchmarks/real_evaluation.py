@@ -64,7 +64,7 @@ def train(options: argparse.Namespace) -> tuple[str, str]:
     setting = Setting(
         parameters or count_parameters(HierarchicalAutoencoder(ModelConfig())), corpus, options.keep, options.seed
     )
-    recipe = Recipe("seconds", options.seconds, 1.0, options.sequence_length, options.batch_size, options.seed)
+    recipe = Recipe("seconds", options.seconds, options.sequence_length, options.batch_size, options.seed)
     torch.manual_seed(options.seed)
     ours, flat = Abstractinator(Abstractinator.fit(setting), setting), Flat(Flat.fit(setting), setting)
     training = Training(ours, corpus, recipe)

@@ -1,11 +1,12 @@
 """Our model beside its peers: the same documents, seed, number of parameters, optimizers and time, in turns.
 
-    sweep       the learning rates of each contender, in short trainings around its own default
+    sweep       rows a step, learning rates, and AdamW's beside Muon's, of each contender: one after the other, in short
+                trainings around its own defaults
     time        training for --seconds each, a part at a time in turns; then held-out bits per byte, bytes a second of
                 scoring, compression, operations per byte
     bytes       the same for equally many bytes, each with a whole schedule of its own: those that the slowest saw
-    lengths     training speed and memory at growing lengths of the rows
-    generation  new bytes a second, alone and 32 at once
+    lengths     training speed and memory at growing lengths of the rows, --repeats times in turns; medians
+    generation  new bytes a second, alone and 32 at once; the same
 
 Every measurement runs in a process of its own. The tables say which peer is not installed, crashes or takes too long,
 and the others go on. What is measured lies in OUTPUT/suite_state, and a run with the same settings goes on from there;
@@ -15,41 +16,59 @@ removing that folder starts anew.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, argument_parser, count_parameters, finish, in_fresh_process, progress
+from abstractinator.data import ByteTokenizer
+from abstractinator.device import pick_device
+from benchmarks.common import (
+    RESULTS,
+    argument_parser,
+    count_parameters,
+    end_with_parent,
+    finish,
+    in_fresh_process,
+    progress,
+)
 from benchmarks.contenders import DISTRIBUTIONS, NAMES, version_of
 from benchmarks.contenders.base import within_tolerance
 from benchmarks.pieces import Pieces, Result, Task, code_fingerprint
 from benchmarks.suite_plots import write_plots
 from benchmarks.suite_report import report
-from benchmarks.suite_work import corpus_of, limit_memory, work
+from benchmarks.suite_work import corpus_of, held_out_rows, limit_memory, work
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
 _MODULE = "benchmarks.suite"
 _STAGES = ("sweep", "time", "bytes", "lengths", "generation")
-_RATES = (0.5, 1.0, 2.0)  # of the sweep; it goes on beyond the last while that is the best
+_KNOBS = ("batch_size", "rate", "adamw_rate")  # what the sweep turns: factors on what a contender has by default
+_FACTORS = (1.0, 0.5, 2.0)  # by which it does; it goes on beyond the last while that is the best
 _FARTHEST = 3  # so many times
 
 
 @dataclass
 class Entry:
-    """One contender's part in a run, and what came of it. failures: by stage, in words."""
+    """One contender's part in a run, and what came of it. factors: by knob. failures: by stage, in words."""
 
     name: str
     version: str | None
     width: int = 0
-    rate: float = 1.0
+    factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_KNOBS, 1.0))
     training: dict[str, Any] | None = None  # the task of its training in equal time, once that is over
     results: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+
+    def tried(self, knob: str) -> dict[float, float | None]:
+        """What the sweep came to at each factor of the knob, all other knobs being where they are now."""
+        others = {name: factor for name, factor in self.factors.items() if name != knob}
+        return {one[knob]: one["exact"] for one in self.results.get("sweep", []) if others.items() <= one.items()}
 
 
 class TooLong(Exception):
@@ -60,14 +79,16 @@ class Suite:
     """A run: the contenders, what they have in common, and where the results are kept."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        pick_device(options.device)  # refuses what is not here
         self.options = options
         self.pieces = Pieces(options.output / "suite_state")
         self.base = {name: getattr(options, name) for name in _BASE}
         self.base["parameters"] = options.parameters or count_parameters(HierarchicalAutoencoder(ModelConfig()))
         corpus = corpus_of(self.base)
-        self.base["text"] = corpus.fingerprint
+        rows = held_out_rows(corpus, self.base)
+        self.base["text"] = f"{corpus.fingerprint} {hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()[:12]}"
         self.base["code"] = code_fingerprint()
-        self.held_out_bytes = sum(map(len, corpus.validation_documents()))
+        self.held_out_bytes = int((rows < ByteTokenizer.BYTES).sum())
         self.entries = [Entry(name, version_of(name)) for name in options.contenders]
 
     def run(self) -> None:
@@ -100,6 +121,8 @@ class Suite:
         limit = self.options.time_limit + seconds
 
         def in_process(task: Task) -> Result:
+            if code_fingerprint() != self.base["code"]:
+                raise SystemExit("the source has changed since the run began, and so would its results: start it again")
             progress(f"{entry.name}: {stage} {_in_words(details)}")
             result = in_fresh_process(_MODULE, {"task": task, "folder": str(self.pieces.folder)}, timeout=limit)
             return {"too_long": limit} if result is None else result
@@ -113,8 +136,8 @@ class Suite:
         """Whether the action went well; otherwise the contender's failure is noted."""
         try:
             action()
-        except (RuntimeError, TooLong, ValueError, ImportError) as error:
-            entry.failures[stage] = str(error).strip().splitlines()[-1][:300]
+        except (RuntimeError, TooLong, ValueError, ImportError, OSError) as error:
+            entry.failures[stage] = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
             progress(f"{entry.name}: {stage} failed: {entry.failures[stage]}")
             return False
         return True
@@ -129,22 +152,25 @@ class Suite:
         entry.results |= found
 
     def _sweep(self) -> None:
-        for entry in self.going():
-            entry.results["sweep"] = {}
-        for _ in range(len(_RATES) + _FARTHEST):
-            for entry in self.going():
-                rate = _next_rate({float(rate): found["exact"] for rate, found in entry.results["sweep"].items()})
-                if rate is not None and "sweep" not in entry.failures:
-                    self._try(entry, "sweep", partial(self._sweep_one, entry, rate))
-        for entry in self.going("sweep"):
-            found = {rate: one["exact"] for rate, one in entry.results["sweep"].items() if one["exact"] is not None}
-            if found:
-                entry.rate = float(min(found, key=found.__getitem__))
+        for knob in _KNOBS:
+            for _ in range(len(_FACTORS) + _FARTHEST):
+                for entry in self.going():
+                    if "sweep" not in entry.failures:
+                        self._try(entry, "sweep", partial(self._sweep_one, entry, knob))
+            for entry in self.going("sweep"):
+                good = {factor: exact for factor, exact in entry.tried(knob).items() if exact is not None}
+                if good:
+                    entry.factors[knob] = min(good, key=good.__getitem__)
 
-    def _sweep_one(self, entry: Entry, rate: float) -> None:
-        seconds = self.options.sweep_seconds
-        recipe = {"unit": "seconds", "budget": seconds, "rate": rate}
-        entry.results["sweep"][str(rate)] = self.measure(entry, "sweep", seconds, width=entry.width, **recipe)
+    def _sweep_one(self, entry: Entry, knob: str) -> None:
+        """The next factor of this knob, if there is one left to try."""
+        least = 1 / self.base["batch_size"] if knob == "batch_size" else 0.0
+        factor = _next_factor(entry.tried(knob), least)
+        if factor is not None:
+            factors, seconds = entry.factors | {knob: factor}, self.options.sweep_seconds
+            training = self._recipe(factors, "seconds", seconds)
+            found = self.measure(entry, "sweep", seconds, width=entry.width, training=training)
+            entry.results.setdefault("sweep", []).append(factors | found)
 
     def _time(self) -> None:
         trainings = {entry.name: self._training(entry, "seconds", self.options.seconds) for entry in self.going()}
@@ -163,9 +189,13 @@ class Suite:
             self._train("bytes", {entry.name: self._training(entry, "bytes", budget) for entry in self.going()})
 
     def _training(self, entry: Entry, unit: str, budget: float) -> dict[str, Any]:
-        names = ("sequence_length", "batch_size", "seed")
-        recipe = {"unit": unit, "budget": budget, "rate": entry.rate, "parts": self.options.parts}
-        return recipe | {name: self.base[name] for name in names}
+        return self._recipe(entry.factors, unit, budget) | {"parts": self.options.parts}
+
+    def _recipe(self, factors: dict[str, float], unit: str, budget: float) -> dict[str, Any]:
+        """See `Recipe`."""
+        batch_size = round(self.base["batch_size"] * factors["batch_size"])
+        common = {name: self.base[name] for name in ("sequence_length", "seed")}
+        return {"unit": unit, "budget": budget, **common, **factors, "batch_size": batch_size}
 
     def _train(self, stage: str, trainings: dict[str, dict[str, Any]]) -> None:
         """Trains all contenders in turns, a part each, and scores them; their curves and scores are results[stage]."""
@@ -190,37 +220,55 @@ class Suite:
 
     def _lengths(self) -> None:
         step_bytes = max(self.options.lengths)
-        for length in self.options.lengths:
-            for entry in self.going("time"):
-                details = {"length": length, "step_bytes": step_bytes, "steps": self.options.steps}
-                self._note(entry, "length", str(length), details)
+        for repeat in range(self.options.repeats):
+            for length in self.options.lengths:
+                for entry in self._in_turn(repeat):
+                    details = {"length": length, "step_bytes": step_bytes, "steps": self.options.steps}
+                    self._repeat(entry, "length", str(length), repeat, details)
 
     def _generation(self) -> None:
         prompt, new = self.options.prompt_bytes, self.options.new_bytes
-        for rows in self.options.generation_rows:
-            for entry in self.going("time"):
-                for mode in entry.results["modes"]:
-                    details = {"rows": rows, "mode": mode, "prompt_bytes": prompt, "new_bytes": new}
-                    self._note(entry, "generation", f"{mode} {rows}", details)
+        for repeat in range(self.options.repeats):
+            for rows in self.options.generation_rows:
+                for entry in self._in_turn(repeat):
+                    for mode in entry.results["modes"]:
+                        details = {"rows": rows, "mode": mode, "prompt_bytes": prompt, "new_bytes": new}
+                        self._repeat(entry, "generation", f"{mode} {rows}", repeat, details)
 
-    def _note(self, entry: Entry, stage: str, name: str, details: dict[str, Any]) -> None:
-        """Measures into results[stage][name]; a failure there keeps no other measurement from being made."""
-        found: dict[str, Any] = {}
-        whole = {"width": entry.width, "training": entry.training, **details}
-        self._try(entry, f"{stage} {name}", lambda: found.update(self.measure(entry, stage, **whole)))
-        entry.results.setdefault(stage, {})[name] = found
+    def _in_turn(self, repeat: int) -> list[Entry]:
+        """Who has been trained, the other way round every second time."""
+        return list(self.going("time"))[:: -1 if repeat % 2 else 1]
+
+    def _repeat(self, entry: Entry, stage: str, name: str, repeat: int, details: dict[str, Any]) -> None:
+        """Measures once more into results[stage][name], which holds the single results and their medians; one that
+        fails is not tried again, and keeps no other measurement from being made."""
+        if f"{stage} {name}" in entry.failures:
+            return
+        runs = entry.results.setdefault(stage, {}).setdefault(name, {"runs": []})["runs"]
+        whole = {"width": entry.width, "training": entry.training, "repeat": repeat, **details}
+        self._try(entry, f"{stage} {name}", lambda: runs.append(self.measure(entry, stage, **whole)))
+        entry.results[stage][name] = {**_medians(runs), "runs": runs}
 
 
-def _next_rate(tried: dict[float, float | None]) -> float | None:
-    """The next factor on the learning rates to try after these, with what each came to; None when enough were."""
-    for rate in _RATES:
-        if rate not in tried:
-            return rate
-    good = {rate: exact for rate, exact in tried.items() if exact is not None}
+def _next_factor(tried: dict[float, float | None], least: float = 0.0) -> float | None:
+    """The next factor of a knob to try after these, with what each came to; None when enough were. None is below
+    `least`."""
+    for factor in _FACTORS:
+        if factor not in tried and factor >= least:
+            return factor
+    good = {factor: exact for factor, exact in tried.items() if exact is not None}
     best = min(good, key=good.__getitem__) if good else min(tried)
-    if len(tried) >= len(_RATES) + _FARTHEST or min(tried) < best < max(tried):
+    if len(tried) >= len(_FACTORS) + _FARTHEST or min(tried) < best < max(tried):
         return None
-    return best / 2 if best == min(tried) else best * 2
+    following = best / 2 if best == min(tried) else best * 2
+    return following if following >= least else None
+
+
+def _medians(runs: list[Result]) -> Result:
+    """Of what the runs found; what one of them did not find is left out."""
+    names = runs[0] if runs else ()
+    found = {name: [run[name] for run in runs if run[name] is not None] for name in names}
+    return {name: statistics.median(values) for name, values in found.items() if values}
 
 
 def _in_words(details: dict[str, Any]) -> str:
@@ -230,6 +278,8 @@ def _in_words(details: dict[str, Any]) -> str:
 # Options that every task holds, since every result may depend on them.
 _BASE = (
     "data",
+    "held_out",
+    "device",
     "seed",
     "sequence_length",
     "batch_size",
@@ -245,6 +295,10 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.set_defaults(output=RESULTS)
     parser.add_argument("--data", type=os.path.abspath, help="parquet, jsonl or text; the embedded corpus without it")
     parser.add_argument(
+        "--held-out", type=os.path.abspath, help="what is scored; the held-out documents of --data without it"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
         "--parameters", type=int, help="of each contender ± 5 %%; those of the default preset without it"
     )
     parser.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
@@ -253,10 +307,10 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--bytes", type=float, help="training bytes of each in the stage of that name")
     parser.add_argument("--parts", type=int, default=12, help="turns, and points of each curve")
     parser.add_argument(
-        "--sweep-seconds", type=float, default=45.0, help="of each training of the sweep; 0 for no sweep"
+        "--sweep-seconds", type=float, default=120.0, help="of each training of the sweep; 0 for no sweep"
     )
     parser.add_argument("--sequence-length", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8, help="rows a step, from which the sweep goes out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-fraction", type=float, default=0.15, help="of our own training; see config.py")
     parser.add_argument("--held-out-bytes", type=int, default=262_144)
@@ -265,6 +319,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[1_024, 4_096, 16_384])
     parser.add_argument("--steps", type=int, default=2, help="timed steps at each length, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="of each length and each generation, in turns")
     parser.add_argument("--generation-rows", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--prompt-bytes", type=int, default=256)
     parser.add_argument("--new-bytes", type=int, default=128, help="after each prompt")
@@ -276,8 +331,10 @@ def parser_of_options() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     options = parser_of_options().parse_args(arguments)
     if options.worker:
-        limit_memory()
+        end_with_parent()
         given = json.loads(options.worker)
+        if given["task"]["base"]["device"] == "cpu":
+            limit_memory()
         print(json.dumps(work(given["task"], Path(given["folder"]))))
         return
     suite = Suite(options)
@@ -292,7 +349,7 @@ def main(arguments: list[str] | None = None) -> None:
             {
                 "name": entry.name,
                 "version": entry.version,
-                "rate": entry.rate,
+                "factors": entry.factors,
                 **entry.results,
                 "failures": entry.failures,
             }

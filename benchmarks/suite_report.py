@@ -14,8 +14,8 @@ def report(results: dict[str, Any]) -> str:
     """All tables of a run, and in words what failed and what to keep in mind."""
     contenders = results["contenders"]
     done = [one for one in contenders if "parameters" in one]
-    parts = [_quality(done, results), _costs(done)]
-    for make in (_lengths, _generation, _rates):
+    parts = [_quality(contenders, results), _costs(done)]
+    for make in (_lengths, _generation, _sweep):
         if text := make(done):
             parts.append(text)
     notes = [f"{one['name']}: {one['remark']}" for one in done if one.get("remark")]
@@ -23,15 +23,16 @@ def report(results: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else []), *(["\n".join(failed)] if failed else [])])
 
 
-def _quality(done: list[dict[str, Any]], results: dict[str, Any]) -> str:
-    times = [one["time"]["seconds"] for one in done if "time" in one]
-    budgets = [one["bytes"]["bytes"] for one in done if "bytes" in one]
+def _quality(contenders: list[dict[str, Any]], results: dict[str, Any]) -> str:
+    """Who failed has a row, too, of dashes."""
+    times = [one["time"]["seconds"] for one in contenders if "time" in one]
+    budgets = [one["bytes"]["bytes"] for one in contenders if "bytes" in one]
     first = f"after {max(times):,.0f} s: exact" if times else "after equal time: exact"
     second = f"after {min(budgets) / 1e6:,.2f} MB: exact" if budgets else "after equal bytes: exact"
     header = ["", "parameters", first, "two-part", "MB seen", "bytes/s", second, "two-part"]
     rows = [
         [
-            one["name"],
+            one["name"] + (" (failed)" if one["failures"] else ""),
             _number(one, "parameters", form=",.0f"),
             _number(one, "time", "scores", "exact"),
             _number(one, "time", "scores", "two_part"),
@@ -40,7 +41,7 @@ def _quality(done: list[dict[str, Any]], results: dict[str, Any]) -> str:
             _number(one, "bytes", "scores", "exact"),
             _number(one, "bytes", "scores", "two_part"),
         ]
-        for one in done
+        for one in contenders
     ]
     return table(f"bits per byte of {results['held_out_bytes'] / 1e3:,.0f} kB of held-out text", header, rows)
 
@@ -88,19 +89,26 @@ def _generation(done: list[dict[str, Any]]) -> str:
     return table("new bytes per second", ["", *(f"{n} at once" for n in batches)], rows) if batches else ""
 
 
-def _rates(done: list[dict[str, Any]]) -> str:
-    rates = sorted({float(rate) for one in done for rate in one.get("sweep", {})})
+def _sweep(done: list[dict[str, Any]]) -> str:
     rows = []
     for one in done:
-        swept = one.get("sweep", {})
-        used = swept.get(str(one["rate"]), {})
-        cells = [_number(one, "sweep", str(rate), "exact") for rate in rates]
+        swept = one.get("sweep", [])
+        first = next((each for each in swept if all(each[name] == 1.0 for name in one["factors"])), {})
+        used = next((each for each in swept if one["factors"].items() <= each.items()), {})
         rows.append(
-            [one["name"], _number(used, "learning_rate", form="g"), _number(used, "muon_learning_rate", form="g")]
+            [
+                one["name"],
+                str(len(swept)),
+                *(f"× {factor:g}" for factor in one["factors"].values()),
+                _number(used, "learning_rate", form="g"),
+                _number(used, "muon_learning_rate", form="g"),
+                _number(first, "exact"),
+                _number(used, "exact"),
+            ]
         )
-        rows[-1] += cells
-    header = ["", "AdamW", "Muon", *(f"× {rate:g}" for rate in rates)]
-    return table("learning rates in use, and exact bits per byte of the sweep", header, rows) if rates else ""
+    header = ["", "trainings", "rows a step", "rates", "AdamW's", "AdamW", "Muon", "by default", "as swept"]
+    title = "the sweep: factors on the defaults, learning rates in use, exact bits per byte"
+    return table(title, header, rows) if any("sweep" in one for one in done) else ""
 
 
 def _per(one: dict[str, Any], stage: str) -> str:

@@ -1,7 +1,7 @@
 """What the benchmark suite does in a process of its own: one measurement of one contender.
 
-Every task holds `contender` and `base`, the settings that all have in common; most hold `width`, and those that measure
-a trained model hold `training`, the task that it came from. What each stage takes and gives stands with its function.
+Every task holds `contender` and `base`, the settings that all have in common; most hold `width` and `training`, the
+recipe of the training that they are part of or measure. What each stage takes and gives stands with its function.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import resource
 import statistics
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from abstractinator.data import ByteTokenizer, Corpus, DataConfig, open_corpus, train_loader
+from abstractinator.data.document_files import find_units
 from abstractinator.device import autocast, keep_freed_memory
 from abstractinator.evaluation.held_out import rows_of
 from abstractinator.training.checkpoint import load_checkpoint
@@ -35,7 +37,8 @@ _ATTENTION = {
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
 }
-_SWEEP_BATCHES = 4  # that decide about a learning rate
+_SWEEP_BYTES = 2**16  # of text that decide between recipes
+_HELD_OUT = 2**23  # bytes of held-out text that what is measured is drawn from
 
 
 def work(task: Task, folder: Path) -> Result:
@@ -48,14 +51,15 @@ def work(task: Task, folder: Path) -> Result:
 
 
 def limit_memory() -> None:
-    """Makes what does not fit into the memory that is free now fail by itself, and nobody else."""
+    """Makes what does not fit into the memory that is free now fail by itself, and nobody else. Not for a GPU, of which
+    the driver maps more memory than there is."""
     free = int(psutil.virtual_memory().available * 0.9)
     resource.setrlimit(resource.RLIMIT_DATA, (free, free))
 
 
 def corpus_of(base: dict[str, Any]) -> Corpus:
     """The text that all contenders share."""
-    return open_corpus(DataConfig(path=base["data"], validation_bytes=base["held_out_bytes"]))
+    return open_corpus(DataConfig(path=base["data"], validation_bytes=_HELD_OUT))
 
 
 def size(task: Task, corpus: Corpus, folder: Path) -> Result:
@@ -72,38 +76,37 @@ def size(task: Task, corpus: Corpus, folder: Path) -> Result:
 
 
 def sweep(task: Task, corpus: Corpus, folder: Path) -> Result:
-    """A short training at `rate` times the learning rates → learning_rate, muon_learning_rate, exact: bits per byte of
-    training documents in another order, None where the training went astray."""
-    contender, base = _fresh(task, corpus, folder), task["base"]
-    training = Training(contender, corpus, _recipe(task))
-    _warm_up(contender, corpus, base)
+    """A short training → learning_rate, muon_learning_rate, steps, exact: bits per byte of training documents in
+    another order, None where the training went astray."""
+    contender, recipe = _fresh(task, corpus, folder), _recipe(task)
+    training = Training(contender, corpus, recipe)
+    _warm_up(contender, corpus, recipe)
     rates = [*training.rates, 0.0][:2]
     result: Result = {"learning_rate": rates[0], "muon_learning_rate": rates[1], "exact": None}
     try:
         training.run(1.0)
     except FloatingPointError:
         return result
-    loader = train_loader(corpus, base["sequence_length"], base["batch_size"], base["seed"] + 1)
-    rows = torch.cat([rows for rows, _ in zip(loader, range(_SWEEP_BATCHES), strict=False)])
-    exact = bits_per_byte(contender, rows, base["batch_size"])["exact"]
+    rows = _training_rows(corpus, recipe.sequence_length, _SWEEP_BYTES // recipe.sequence_length, recipe.seed + 1)
+    exact = bits_per_byte(contender, rows.to(task["base"]["device"]), task["base"]["batch_size"])["exact"]
     return result | ({"exact": exact, "steps": training.steps} if exact is not None and math.isfinite(exact) else {})
 
 
 def part(task: Task, corpus: Corpus, folder: Path) -> Result:
     """Part `part` of `parts` of a training, put away after it → seconds, bytes, steps so far, exact bits per byte."""
     contender, base = _fresh(task, corpus, folder), task["base"]
-    training, path = Training(contender, corpus, _recipe(task["training"])), training_path(task, folder)
+    training, path = Training(contender, corpus, _recipe(task)), training_path(task, folder)
     if task["part"] == 0:
         path.unlink(missing_ok=True)  # of a training whose pieces were removed
     if path.exists():
         training.restore(path)
-    if training.parts < task["part"]:
-        raise FileNotFoundError(f"{path} is missing or old; remove the pieces of this training to begin it again")
+    if training.parts not in (task["part"], task["part"] + 1):
+        raise FileNotFoundError(f"{path} is missing or of another part; remove this training's pieces to begin again")
     if training.parts == task["part"]:  # otherwise the run was ended between putting the training away and this
-        _warm_up(contender, corpus, base)
+        _warm_up(contender, corpus, training.recipe)
         training.run((task["part"] + 1) / task["training"]["parts"])
         training.save(path)
-    rows = held_out_rows(corpus, base)[: max(1, base["curve_bytes"] // base["sequence_length"])]
+    rows = _spread(held_out_rows(corpus, base), base["curve_bytes"])
     exact = bits_per_byte(contender, rows, base["batch_size"])["exact"]
     return {"seconds": training.seconds, "bytes": training.bytes, "steps": training.steps, "exact": exact}
 
@@ -126,7 +129,7 @@ def flops(task: Task, corpus: Corpus, folder: Path) -> Result:
     → forward, training: operations per byte of a forward pass, and of forward and backward of a whole training step.
     """
     contender, base = _trained(task, corpus, folder), task["base"]
-    rows = _training_rows(corpus, base["sequence_length"], base["batch_size"], base["seed"])
+    rows = _training_rows(corpus, base["sequence_length"], base["batch_size"], base["seed"]).to(base["device"])
     with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as forward, torch.no_grad():
         _, count = contender.eval().nats(rows)
     with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as training:
@@ -138,14 +141,15 @@ def length(task: Task, corpus: Corpus, folder: Path) -> Result:
     """Whole training steps of `step_bytes` in rows of `length` → bytes_per_second (median after the first step) and
     memory_bytes: how far the memory rises above that before the first step."""
     contender, base = _trained(task, corpus, folder), task["base"]
-    training = Training(contender, corpus, _recipe(task["training"]))
+    training, device = Training(contender, corpus, _recipe(task)), torch.device(base["device"])
+    count = max(1, task["step_bytes"] // task["length"])
     rows = [
-        _training_rows(corpus, task["length"], max(1, task["step_bytes"] // task["length"]), base["seed"] + step)
+        _training_rows(corpus, task["length"], count, base["seed"] + step).to(device)
         for step in range(task["steps"] + 1)
     ]
     torch.randn(64, 64) @ torch.randn(64, 64)  # loads what loads lazily
     contender.train()
-    peak, seconds = PeakMemory(), []
+    peak, seconds = PeakMemory(device), []
     for some in rows:
         start = budgeted_training.clock()
         training.step(some, 0.5)
@@ -181,8 +185,19 @@ _STAGES = {
 
 
 def held_out_rows(corpus: Corpus, base: dict[str, Any]) -> Tensor:
-    """(B, N): the same for all contenders."""
-    return rows_of(corpus.validation_documents(), base["sequence_length"])
+    """(B, N), the same for all contenders: about `held_out_bytes` from all over the documents of the file or folder
+    `held_out`, or over those that the corpus holds out."""
+    documents = corpus.validation_documents()
+    if base["held_out"] is not None:
+        units = find_units(base["held_out"], DataConfig().text_column_name).train
+        documents = [document for unit in units for document in unit.read()]
+    return _spread(rows_of(documents, base["sequence_length"]), base["held_out_bytes"]).to(base["device"])
+
+
+def _spread(rows: Tensor, wanted_bytes: int) -> Tensor:
+    """About so many bytes of the rows (B, N), at equal distances from the first to the last."""
+    count = min(len(rows), max(1, wanted_bytes // rows.shape[1]))
+    return rows[torch.arange(count, device=rows.device) * len(rows) // count]
 
 
 def training_path(task: Task, folder: Path) -> Path:
@@ -197,7 +212,8 @@ def _setting(task: Task, corpus: Corpus, folder: Path) -> Setting:
 
 
 def _fresh(task: Task, corpus: Corpus, folder: Path) -> Contender:
-    return contender_class(task["contender"])(task["width"], _setting(task, corpus, folder))
+    contender = contender_class(task["contender"])(task["width"], _setting(task, corpus, folder))
+    return contender.to(task["base"]["device"])
 
 
 def _trained(task: Task, corpus: Corpus, folder: Path) -> Contender:
@@ -207,9 +223,8 @@ def _trained(task: Task, corpus: Corpus, folder: Path) -> Contender:
 
 
 def _recipe(task: Task) -> Recipe:
-    base = task.get("base", task)
-    names = ("sequence_length", "batch_size", "seed")
-    return Recipe(task["unit"], task["budget"], task["rate"], **{name: base[name] for name in names})
+    named = {field.name for field in fields(Recipe)}
+    return Recipe(**{name: value for name, value in task["training"].items() if name in named})
 
 
 def _training_rows(corpus: Corpus, row_length: int, batch_size: int, seed: int) -> Tensor:
@@ -217,12 +232,11 @@ def _training_rows(corpus: Corpus, row_length: int, batch_size: int, seed: int) 
     return rows
 
 
-def _warm_up(contender: Contender, corpus: Corpus, base: dict[str, Any]) -> None:
+def _warm_up(contender: Contender, corpus: Corpus, recipe: Recipe) -> None:
     """What a process does slowly the first time does not count: one batch there and back that changes nothing."""
-    rows, state = (
-        _training_rows(corpus, base["sequence_length"], base["batch_size"], base["seed"]),
-        torch.get_rng_state(),
-    )
+    state = torch.get_rng_state()
+    rows = _training_rows(corpus, recipe.sequence_length, recipe.batch_size, recipe.seed)
+    rows = rows.to(next(contender.parameters()).device)
     with autocast(rows.device, True):
         contender.eval().nats(rows)[0].backward()
     contender.zero_grad(set_to_none=True)

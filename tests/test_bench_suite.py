@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -19,9 +21,10 @@ from torch import Tensor
 from abstractinator.data import DataConfig, open_corpus, train_loader
 from abstractinator.evaluation.held_out import evaluate_held_out, rows_of
 from benchmarks import budgeted_training, suite, suite_work
-from benchmarks.common import count_parameters
+from benchmarks.common import ROOT, count_parameters
 from benchmarks.contenders import NAMES, contender_class, version_of
 from benchmarks.contenders.base import Contender, Setting, fitting_width, within_tolerance
+from benchmarks.pieces import code_fingerprint
 
 _PARAMETERS = 300_000
 _LENGTH = 96
@@ -55,7 +58,7 @@ def contender(request: pytest.FixtureRequest, setting: Setting) -> Contender:
         kind = contender_class(name)
         torch.manual_seed(0)
         built = kind(kind.fit(setting), setting)
-        recipe = budgeted_training.Recipe("bytes", 1e4, 1.0, _LENGTH, 4, seed=0)
+        recipe = budgeted_training.Recipe("bytes", 1e4, _LENGTH, 4, seed=0)
         training = budgeted_training.Training(built, setting.corpus, recipe)
         for rows, done in zip(training.loader, (0.3, 0.6, 0.9), strict=False):
             training.step(rows, done)
@@ -116,7 +119,7 @@ def test_our_own_bits_per_byte_are_those_of_the_evaluation(setting: Setting) -> 
 def test_turns_read_the_text_on(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in turns see the batches that one at a stretch sees, with the budget used up."""
     kind, seen = contender_class("flat"), {"a": [], "b": []}
-    recipe = budgeted_training.Recipe("bytes", 4000, 1.0, _LENGTH, 4, seed=0)
+    recipe = budgeted_training.Recipe("bytes", 4000, _LENGTH, 4, seed=0)
 
     def training_of(name: str) -> budgeted_training.Training:
         training = budgeted_training.Training(kind(kind.fit(setting), setting), setting.corpus, recipe)
@@ -223,7 +226,7 @@ def run(monkeypatch: pytest.MonkeyPatch, text: Path) -> Iterator[Any]:
     monkeypatch.setattr(suite_work, "keep_freed_memory", lambda: None)
     sizes = "--seconds 0.5 --parts 2 --sweep-seconds 0.25 --parameters 100000 --sequence-length 64 --batch-size 2"
     sizes += " --held-out-bytes 400 --curve-bytes 128 --lengths 64 128 --steps 1 --generation-rows 1 2"
-    sizes += " --prompt-bytes 20 --new-bytes 6"
+    sizes += " --prompt-bytes 20 --new-bytes 6 --repeats 2"
 
     def run(output: Path, *contenders: str, fail: Any = lambda task: None) -> tuple[dict[str, Any], list[str]]:
         done: list[str] = []
@@ -273,7 +276,10 @@ def test_a_whole_run_goes_on_after_a_crash_and_an_interruption(
         for stage in ("time", "bytes"):
             assert one[stage]["curve"] == other[stage]["curve"] and one[stage]["steps"] == other[stage]["steps"]
             assert one[stage]["scores"]["exact"] == other[stage]["scores"]["exact"]
-        assert one["sweep"] == other["sweep"] and one["rate"] == other["rate"]
+        assert one["sweep"] == other["sweep"] and one["factors"] == other["factors"]
+        used = next(each for each in one["sweep"] if one["factors"].items() <= each.items())
+        assert used["exact"] == min(each["exact"] for each in one["sweep"] if each["exact"] is not None)
+        assert all(len(each["runs"]) == 2 for each in [*one["length"].values(), *one["generation"].values()])
         assert set(one["generation"]) == {"exact 1", "exact 2"} and set(one["length"]) == {"64", "128"}
         assert one["flops"]["training"] > one["flops"]["forward"] > 0 and not one["failures"]
     third, nothing = run(tmp_path / "twice", "flat", "bpe-llama")
@@ -308,12 +314,65 @@ def test_a_measurement_runs_in_a_process_of_its_own(text: Path, tmp_path: Path) 
 
 
 def test_the_sweep_goes_on_beyond_its_best_end_and_no_farther() -> None:
-    assert suite._next_rate({}) == 0.5
-    assert suite._next_rate({0.5: 3.0, 1.0: 2.0, 2.0: 2.5}) is None
-    assert suite._next_rate({0.5: 2.0, 1.0: 3.0, 2.0: None}) == 0.25
-    assert suite._next_rate({0.5: 3.0, 1.0: 2.0, 2.0: 1.0}) == 4.0
-    assert suite._next_rate({0.5: None, 1.0: None, 2.0: None}) == 0.25
-    assert suite._next_rate({rate: -rate for rate in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)}) is None
+    assert suite._next_factor({}) == 1.0
+    assert suite._next_factor({1.0: 2.0}) == 0.5 and suite._next_factor({1.0: 2.0}, least=1.0) == 2.0
+    assert suite._next_factor({0.5: 3.0, 1.0: 2.0, 2.0: 2.5}) is None
+    assert suite._next_factor({0.5: 2.0, 1.0: 3.0, 2.0: None}) == 0.25
+    assert suite._next_factor({0.5: 2.0, 1.0: 3.0, 2.0: None}, least=0.5) is None
+    assert suite._next_factor({0.5: 3.0, 1.0: 2.0, 2.0: 1.0}) == 4.0
+    assert suite._next_factor({0.5: None, 1.0: None, 2.0: None}) == 0.25
+    assert suite._next_factor({factor: -factor for factor in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)}) is None
+
+
+def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
+    monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
+) -> None:
+    best = {"batch_size": 2, "rate": 4.0, "adamw_rate": 0.25}
+
+    def measure(entry: suite.Entry, stage: str, seconds: float, **task: Any) -> dict[str, Any]:
+        return {"exact": sum(abs(math.log2(task["training"][name] / value)) for name, value in best.items())}
+
+    options = suite.parser_of_options().parse_args(["--output", str(tmp_path), "--parameters", "50000"])
+    options.data, options.contenders = str(text), ["flat"]
+    run = suite.Suite(options)
+    monkeypatch.setattr(run, "measure", measure)
+    (entry,) = run.entries
+    entry.width = 1
+    run._sweep()
+    assert entry.factors == {"batch_size": 0.25, "rate": 4.0, "adamw_rate": 0.25}
+    assert run._training(entry, "bytes", 9.0)["batch_size"] == 2
+    swept = [tuple(one[name] for name in best) for one in entry.results["sweep"]]
+    assert len(swept) == len(set(swept)) == 13 and swept[0] == (1.0, 1.0, 1.0)
+
+
+def test_the_held_out_rows_come_from_all_over_the_text(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("".join(f"{number:04}" for number in range(1000)))
+    base = {"held_out": str(tmp_path / "test.txt"), "held_out_bytes": 256, "sequence_length": 64, "device": "cpu"}
+    rows = suite_work.held_out_rows(open_corpus(DataConfig(path=str(text))), base)
+    assert [int(bytes(row[1:5].tolist())) for row in rows] == [0, 240, 496, 752]
+    assert rows.shape == (4, 64)
+
+
+def test_a_changed_source_ends_the_run(monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path) -> None:
+    options = suite.parser_of_options().parse_args(["--output", str(tmp_path), "--parameters", "50000"])
+    options.data, options.contenders = str(text), ["flat"]
+    run = suite.Suite(options)
+    monkeypatch.setattr(suite, "code_fingerprint", lambda: "another")
+    with pytest.raises(SystemExit, match="source has changed"):
+        run.run()
+
+
+def test_the_fingerprint_holds_all_of_the_source_that_a_measurement_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, benchmarks.suite_work, benchmarks.contenders as c\n"
+    code += "[c.contender_class(name) for name in c.NAMES if c.version_of(name) is not None]\n"
+    code += "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {Path(line) for line in done.stdout.splitlines()}
+    read: set[Path] = set()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.add(path) or b"")
+    code_fingerprint()
+    inside = {path for path in imported if ROOT in path.parents and ".venv" not in path.parts}
+    assert inside and inside - read <= {ROOT / "benchmarks" / "__init__.py"}
 
 
 def test_what_took_too_long_is_measured_again_only_with_more_time(

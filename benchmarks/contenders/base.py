@@ -43,7 +43,7 @@ class Setting:
 class Contender(nn.Module, ABC):
     """A language model of bytes in training. Every size of it follows from one number, `width`.
 
-    learning_rate, muon_learning_rate: AdamW's and Muon's, around which the sweep looks. modes: the ways in which it
+    learning_rate, muon_learning_rate: AdamW's and Muon's, from which the sweep goes out. modes: the ways in which it
     generates, the one that samples its own distribution of bytes first. remark: what a reader of the table must know.
     """
 
@@ -104,9 +104,10 @@ def nats_of(logits: Tensor, rows: Tensor) -> tuple[Tensor, int]:
     return nats, predicted_bytes(rows)
 
 
-def prompt_rows(prompts: list[bytes]) -> Tensor:
-    """(B, 1 + n) BOS and the bytes of prompts of one length n."""
-    return torch.tensor([[ByteTokenizer.BOS, *prompt] for prompt in prompts])
+def prompt_rows(prompts: list[bytes], model: nn.Module) -> Tensor:
+    """(B, 1 + n) BOS and the bytes of prompts of one length n, where the model is."""
+    rows = [[ByteTokenizer.BOS, *prompt] for prompt in prompts]
+    return torch.tensor(rows, device=next(model.parameters()).device)
 
 
 def sample_bytes(logits: Tensor) -> Tensor:
@@ -114,12 +115,12 @@ def sample_bytes(logits: Tensor) -> Tensor:
     return logits[:, : ByteTokenizer.BYTES].float().softmax(-1).multinomial(1)[:, 0]
 
 
-def stream_by_rereading(next_logits: Callable[[Tensor], Tensor], prompts: list[bytes], new_bytes: int) -> Iterator[int]:
-    """Generation without a cache: the whole text is read anew for each byte. next_logits: (B, n) → (B, V)."""
-    rows = prompt_rows(prompts)
+def stream_by_rereading(next_logits: Callable[[Tensor], Tensor], rows: Tensor, new_bytes: int) -> Iterator[int]:
+    """Generation without a cache: the whole text, of which `rows` (B, n) is the beginning, is read anew for each byte.
+    next_logits: (B, n) → (B, V)."""
     for _ in range(new_bytes):
         rows = torch.cat([rows, sample_bytes(next_logits(rows))[:, None]], dim=1)
-        yield len(prompts)
+        yield len(rows)
 
 
 def fitting_width(count: Callable[[int], int], parameters: int) -> int:

@@ -20,6 +20,7 @@ from benchmarks.contenders.base import (
     closest_width,
     nats_of,
     parameters_on_meta,
+    prompt_rows,
     stream_by_rereading,
 )
 
@@ -51,7 +52,7 @@ class Blt(Contender):
         return int((starts & (rows[:, :-1] != ByteTokenizer.PAD)).sum())
 
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
-        return stream_by_rereading(self._next_logits, prompts, new_bytes)
+        return stream_by_rereading(self._next_logits, prompt_rows(prompts, self), new_bytes)
 
     def _logits(self, rows: Tensor) -> Tensor:
         """(B, N) → (B, N, V) of the byte after each."""

@@ -88,8 +88,9 @@ class BpeLlama(Contender):
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
         encoded = [[self.tokens, *self._of_bytes(prompt)] for prompt in prompts]
         longest = max(map(len, encoded))  # left padding, which a Llama's mask and positions leave without effect
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in encoded])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in encoded])
+        device = self.model.device
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in encoded], device=device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in encoded], device=device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
         return self._sample(out, mask, positions[:, -1:], new_bytes)
@@ -102,7 +103,7 @@ class BpeLlama(Contender):
         while int(made.min()) < new_bytes:
             token = out.logits[:, -1, : len(lengths)].float().softmax(-1).multinomial(1)
             before = int(made.clamp(max=new_bytes).sum())
-            made += lengths[token[:, 0]]
+            made += lengths[token[:, 0].cpu()]
             yield int(made.clamp(max=new_bytes).sum()) - before  # what a row makes beyond the others is not counted
             mask, positions = F.pad(mask, (0, 1), value=1), positions + 1
             out = self.model(

@@ -31,7 +31,7 @@ class Flat(Contender):
 
     @torch.no_grad()
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
-        rows = prompt_rows(prompts)
+        rows = prompt_rows(prompts, self)
         cache = self.model.empty_cache(len(rows), rows.shape[1] + new_bytes)
         for byte in rows.T:
             logits = self.model.step(byte, cache)

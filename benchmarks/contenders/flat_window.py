@@ -57,7 +57,7 @@ class FlatWindow(Contender):
 
     @torch.no_grad()
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
-        rows = prompt_rows(prompts)
+        rows = prompt_rows(prompts, self)
         transformer = IncrementalTransformer(self.transformer, len(rows), 1)
         for position, byte in enumerate(rows.T):
             logits = self._step(byte, position, transformer)
@@ -74,7 +74,7 @@ class FlatWindow(Contender):
 
     def _step(self, byte: Tensor, position: int, transformer: IncrementalTransformer) -> Tensor:
         """One more byte (B,) of every row → (B, V) logits of the next."""
-        all_rows, positions = torch.arange(len(byte)), torch.full((len(byte), 1), position)
+        all_rows, positions = torch.arange(len(byte), device=byte.device), byte.new_full((len(byte), 1), position)
         x = transformer.step(self.embedding(byte)[:, None], transformer.places(all_rows, positions))
         return self.to_logits(x[:, 0])
 

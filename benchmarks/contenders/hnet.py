@@ -64,7 +64,7 @@ class HNetBytes(Contender):
 
     @torch.no_grad()
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
-        logits, cache = self._go_on(prompt_rows(prompts), None)
+        logits, cache = self._go_on(prompt_rows(prompts, self), None)
         return self._sample(logits, cache, new_bytes)
 
     @torch.no_grad()

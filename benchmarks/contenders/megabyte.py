@@ -16,6 +16,7 @@ from benchmarks.contenders.base import (
     nats_of,
     parameters_on_meta,
     predicted_bytes,
+    prompt_rows,
     stream_by_rereading,
 )
 
@@ -54,7 +55,7 @@ class Megabyte(Contender):
         return -(-predicted_bytes(rows) // _PATCH)
 
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
-        return stream_by_rereading(self._next_logits, prompts, new_bytes)
+        return stream_by_rereading(self._next_logits, prompt_rows(prompts, self), new_bytes)
 
     @torch.no_grad()
     def _next_logits(self, rows: Tensor) -> Tensor:
