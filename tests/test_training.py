@@ -23,7 +23,7 @@ from torch import Tensor
 
 from abstractinator import cli
 from abstractinator.config import ExperimentConfig
-from abstractinator.data import open_corpus, train_loader
+from abstractinator.data import ReadAhead, open_corpus, train_loader
 from abstractinator.evaluation.held_out import HeldOutReport
 from abstractinator.training import checkpoint, loop
 from abstractinator.training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
@@ -683,7 +683,7 @@ def test_kills_at_random_moments_leave_a_checkpoint_to_go_on_from(tmp_path: Path
 def test_the_autoencoder_trains_alone_at_first(tmp_path: Path) -> None:
     config = tiny_experiment(tmp_path, autoencoder_fraction=0.5)
     corpus = open_corpus(config.data)
-    loader = train_loader(corpus, config.sequence_length, config.batch_size, config.seed, config.num_epochs)
+    loader = ReadAhead(train_loader(corpus, config.sequence_length, config.batch_size, config.seed))
     state = RunState.begin(config, loader, 8, torch.device("cpu"))
     batches = state.batches()
     parts = {"top": state.model.top, "expander": state.model.levels[0].expander.blocks}

@@ -1,6 +1,6 @@
 """Text in, rows of byte tokens out: tokenizer, corpora, the split by document, packing.
 
-The way of the data: `DataConfig` → `open_corpus` → `Corpus` → `train_loader` (`PackedRows` in batches).
+The way of the data: `DataConfig` → `open_corpus` → `Corpus` → `train_loader` (`PackedRows` in batches) → `ReadAhead`.
 Importing this package imports neither torch, pyarrow nor datasets; the names below load on first use.
 """
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from abstractinator.data.corpus import Corpus, DocumentStream, open_corpus
     from abstractinator.data.data_config import DataConfig, DataError
     from abstractinator.data.packed_rows import PackedRows, train_loader
+    from abstractinator.data.read_ahead import ReadAhead
 
 __all__ = [
     "ByteTokenizer",
@@ -20,6 +21,7 @@ __all__ = [
     "DataError",
     "DocumentStream",
     "PackedRows",
+    "ReadAhead",
     "open_corpus",
     "text_to_bytes",
     "train_loader",
@@ -35,6 +37,7 @@ _MODULES = {
     "DataError": "data_config",
     "PackedRows": "packed_rows",
     "train_loader": "packed_rows",
+    "ReadAhead": "read_ahead",
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from abstractinator.config import ExperimentConfig
-from abstractinator.data import Corpus, open_corpus, train_loader
+from abstractinator.data import Corpus, ReadAhead, open_corpus, train_loader
 from abstractinator.device import has_bfloat16, keep_freed_memory, peak_memory_bytes, pick_device
 from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
 from abstractinator.settings import ConfigError, to_dict
@@ -55,7 +55,8 @@ def train(config: ExperimentConfig) -> report.Summary:
     check_writable(folder)
     corpus = open_corpus(config.data)
     held_out = rows_of(corpus.validation_documents(), config.sequence_length)
-    loader = train_loader(corpus, config.sequence_length, config.batch_size, config.seed, config.num_epochs)
+    batches_of = train_loader(corpus, config.sequence_length, config.batch_size, config.seed, config.num_epochs)
+    loader = ReadAhead(batches_of, pinned=device.type == "cuda")
     total_steps = _total_steps(config, corpus)
     planned = planned_steps(resume_from, config) if resume_from is not None else None
     if planned is None:

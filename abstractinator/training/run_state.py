@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from abstractinator import __version__
 from abstractinator.config import ExperimentConfig
+from abstractinator.data import ReadAhead
 from abstractinator.settings import build, to_dict
 from abstractinator.training.checkpoint import (
     CheckpointError,
@@ -58,7 +58,7 @@ class RunState:
     model: HierarchicalAutoencoder
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[LambdaLR]
-    loader: StatefulDataLoader
+    loader: ReadAhead
     step: int = 0
     bytes_read: int = 0
     seconds: float = 0.0
@@ -71,7 +71,7 @@ class RunState:
     def begin(
         cls,
         config: ExperimentConfig,
-        loader: StatefulDataLoader,
+        loader: ReadAhead,
         total_steps: int,
         device: torch.device,
         wanted_steps: int | None = None,

@@ -39,7 +39,8 @@ def train_step(state: RunState, batches: Iterator[Tensor]) -> StepResult | None:
     losses, done = None, state.step / state.total_steps
     for rows in itertools.islice(batches, config.gradient_accumulation_steps):
         with autocast(device, config.mixed_precision):
-            first, losses = losses is None, model(rows.to(device), language_model=done >= config.autoencoder_fraction)
+            rows = rows.to(device, non_blocking=True)
+            first, losses = losses is None, model(rows, language_model=done >= config.autoencoder_fraction)
         _require_finite(losses.total, "loss", state)
         (losses.total / config.gradient_accumulation_steps).backward()
         follow_or_freeze(model, losses, done=done, first=first and state.step == 0)

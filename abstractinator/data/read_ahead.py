@@ -1,0 +1,94 @@
+"""Batches read in a thread, before they are asked for, so that a training never waits for text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from queue import Full, Queue
+from threading import Event, Thread, main_thread
+from typing import Any
+
+from torch import Tensor
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+_POLL = 0.1  # seconds between two looks at whether anybody still waits
+
+
+class ReadAhead:
+    """A loader whose next batches are read while the last one is in use.
+
+    loader: what `train_loader` gives. depth: how many batches lie ready at most. pinned: whether they lie in memory
+    from which a GPU copies by itself. What the loader raises comes in place of the batch that it could not give.
+
+    `state_dict()` is the position after the batch given out last, whatever has been read ahead; that of
+    `load_state_dict` counts for the next iterator. One iterator is open at a time.
+    """
+
+    def __init__(self, loader: StatefulDataLoader, depth: int = 2, pinned: bool = False) -> None:
+        self._loader, self._depth, self._pinned = loader, depth, pinned
+        self._state: dict[str, Any] | None = None
+        self._reader: Thread | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._loader.state_dict() if self._state is None else self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._let_go()
+        self._loader.load_state_dict(state)
+        self._state = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self._let_go()
+        batches = iter(self._loader)  # a position of other data is refused here
+        self._state = self._loader.state_dict()
+        return self._given_out(batches)
+
+    def _given_out(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        ready: Queue[_Read] = Queue(self._depth)
+        over = Event()
+        self._reader = Thread(target=self._read, args=(batches, ready, over), name="read ahead")
+        self._reader.start()
+        try:
+            while True:
+                batch, state, error = ready.get()
+                if error is not None:
+                    raise error
+                if batch is None:
+                    return
+                self._state = state
+                yield batch
+        finally:
+            over.set()
+
+    def _read(self, batches: Iterator[Tensor], ready: Queue[_Read], over: Event) -> None:
+        last: _Read = (None, None, None)
+        try:
+            for batch in batches:
+                one = batch.pin_memory() if self._pinned else batch
+                if not _put(ready, (one, self._loader.state_dict(), None), over):
+                    return
+        except BaseException as error:  # whatever it is, it belongs to who reads
+            last = (None, None, error)
+        _put(ready, last, over)
+
+    def _let_go(self) -> None:
+        """Waits until the thread of an iterator that was given up is done with the loader."""
+        if self._reader is not None:
+            self._reader.join()
+            self._reader = None
+
+
+_Read = tuple[Tensor | None, dict[str, Any] | None, BaseException | None]
+
+
+def _put(ready: Queue[_Read], one: _Read, over: Event) -> bool:
+    """Puts it into the queue when there is room; False when nobody takes anything any more.
+
+    The thread is no daemon, as those are torn out of torch's code when Python ends, which aborts it: it sees the end.
+    """
+    while not over.is_set() and main_thread().is_alive():
+        try:
+            ready.put(one, timeout=_POLL)
+            return True
+        except Full:
+            continue
+    return False
