@@ -127,6 +127,7 @@ class ByteSegmentCompressor(nn.Module):
         self.norm = RMSNorm(config.width)
         self.quantizer = VectorQuantizer(config.quantizer, config.width, groups=longest)
         self.register_buffer("frozen", torch.tensor(False))
+        self.register_load_state_dict_post_hook(_stay_frozen)
 
     def forward(self, tokens: Tokens, expander: CodeExpander | None = None) -> Compressed:
         """tokens: T of them, packed → Compressed.
@@ -223,3 +224,9 @@ class ByteSegmentCompressor(nn.Module):
         x = self.embedding(tokens) + self.place(segments.offsets.clamp(max=longest - 1))
         x = self.pool(x, segments) + self.length(segments.lengths.clamp(max=longest))
         return self.norm(self.blocks(x))
+
+
+def _stay_frozen(compressor: ByteSegmentCompressor, _: object) -> None:
+    """Once weights are loaded: those that were frozen are so again."""
+    if compressor.frozen:
+        compressor.freeze()

@@ -35,7 +35,8 @@ class SegmentationConfig:
         fixed       every target_tokens_per_code tokens (CALM's chunks)
         whitespace  after the first of a run of bytes that are no letter, digit or part of a longer character
                     (SpaceByte, arXiv 2404.14408); bytes only
-    target_tokens_per_code: mean length of a segment that the threshold is calibrated to.
+    target_tokens_per_code: mean length of a segment: what the threshold is calibrated to; of `whitespace`, which has
+        none, about what comes of it.
     min_tokens_per_code, max_tokens_per_code: shortest and longest segment; only special tokens, ends of rows and
         mending (segment_parts.py) make shorter ones. Every segment gets as many codes, so very short ones waste them.
         `fixed` has no shortest.
@@ -43,10 +44,10 @@ class SegmentationConfig:
         then both are frozen, so that boundaries, and with them codes, stop drifting.
     """
 
-    rule: Rule = "information"
-    target_tokens_per_code: float = 4.3
-    min_tokens_per_code: int = 3
-    max_tokens_per_code: int = 5
+    rule: Rule = "whitespace"
+    target_tokens_per_code: float = 4.8
+    min_tokens_per_code: int = 2
+    max_tokens_per_code: int = 6
     train_fraction: float = 0.1
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ def tiny_level(rule: str, kind: str) -> LevelConfig:
     """One level of segments of at most five tokens."""
     compressor = CompressorConfig(
         entropy_model=EntropyModelConfig(tiny_transformer(), ngram_sizes=(2, 3), ngram_rows=64, ngram_width=8),
-        segmentation=SegmentationConfig(rule, *LENGTHS.get(rule, (2, 1))),  # type: ignore
+        segmentation=SegmentationConfig(rule, *LENGTHS.get(rule, (2, 1)), max_tokens_per_code=5),  # type: ignore
         quantizer=QUANTIZERS[kind],
         layers=1,
         mlp_width=16,

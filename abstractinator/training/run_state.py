@@ -142,9 +142,6 @@ class RunState:
 
     def _take(self, payload: dict[str, Any]) -> None:
         self.model.load_state_dict(payload["model"])
-        for level in self.model.levels:
-            if level.compressor.frozen:
-                level.compressor.freeze()
         self.step, self.bytes_read = payload["step"], payload["bytes_read"]
         self.seconds, self.training_seconds = payload["seconds"], payload["training_seconds"]
         for optimizer, saved in zip(self.optimizers, payload["optimizers"], strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +13,6 @@ from benchmarks.common import count_parameters
 from benchmarks.contenders.base import Contender, Setting, closest_width
 from components.code_expander import ExpanderConfig
 from components.code_sequence_transformer import TopTransformerConfig
-from components.entropy_model import EntropyModelConfig
 from components.generation import stream_bytes
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 from components.sampling import GenerationConfig
@@ -23,9 +21,9 @@ from components.transformer import TransformerConfig
 
 _DEFAULT = ModelConfig()
 (_LEVEL,) = _DEFAULT.levels
-_TABLES = (_LEVEL.compressor.entropy_model, _LEVEL.expander, _DEFAULT.top_transformer_config)  # have one of n-grams
+_TABLES = (_LEVEL.expander, _DEFAULT.top_transformer_config)  # have one of n-grams
 _DEFAULT_WIDTH = _DEFAULT.top_transformer_config.transformer.width
-_Table = EntropyModelConfig | ExpanderConfig | TopTransformerConfig  # configurations with a table of n-grams
+_Table = ExpanderConfig | TopTransformerConfig  # configurations with a table of n-grams
 
 
 class Abstractinator(Contender):
@@ -47,13 +45,6 @@ class Abstractinator(Contender):
         # The tables take what is left, so a coarse step will do.
         in_tables = _in_tables(_DEFAULT_WIDTH) / (_without_tables(_DEFAULT_WIDTH) + _in_tables(_DEFAULT_WIDTH))
         return closest_width(_without_tables, round(setting.parameters * (1 - in_tables)), 8)
-
-    def load_state_dict(self, *arguments: Any, **named: Any) -> Any:
-        found = super().load_state_dict(*arguments, **named)
-        for level in self.model.levels:
-            if level.compressor.frozen:
-                level.compressor.freeze()
-        return found
 
     def nats(self, rows: Tensor) -> tuple[Tensor, int]:
         losses = self.model(rows)
@@ -86,7 +77,6 @@ def model_config(width: int, tables: float) -> ModelConfig:
         return replace(config, width=size, mlp_width=_scaled(config.mlp_width, width))
 
     level, top = _LEVEL, _DEFAULT.top_transformer_config
-    entropy_model = level.compressor.entropy_model
 
     def table(config: _Table) -> dict[str, int]:
         rows = max(1, round(config.ngram_rows * tables))
@@ -94,9 +84,6 @@ def model_config(width: int, tables: float) -> ModelConfig:
 
     compressor = replace(
         level.compressor,
-        entropy_model=replace(
-            entropy_model, transformer=transformer(entropy_model.transformer), **table(entropy_model)
-        ),
         mlp_width=_scaled(level.compressor.mlp_width, width),
         value_width=_scaled(level.compressor.value_width, width),
     )

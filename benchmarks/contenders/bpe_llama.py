@@ -116,8 +116,8 @@ class BpeLlama(Contender):
 
 
 def _vocabulary(parameters: int) -> int:
-    """How many byte pairs suit a model of this size: 4,096 for ten million parameters."""
-    return 2 ** min(15, max(9, round(math.log2(parameters / 2_000))))
+    """How many byte pairs suit a model of this size: 4,096 for four million parameters (trials: notes.md)."""
+    return 2 ** min(15, max(9, round(math.log2(parameters / 1_000))))
 
 
 def _model(width: int, tokens: int, parameters: int) -> LlamaForCausalLM:
