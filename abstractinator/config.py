@@ -45,7 +45,7 @@ class ExperimentConfig:
     # slow for that in about max_minutes (measurements apart), the steps are fewer: how many is found at the start.
     max_steps: int | None = 1300
     num_epochs: int | None = None
-    max_minutes: float | None = 7.8
+    max_minutes: float | None = 7.2
     # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a third of a whole
     # step, and the language model then learns over codes that hardly move any more.
     autoencoder_fraction: float = 0.5

@@ -315,7 +315,10 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--autoencoder-fraction", type=float, default=0.15, help="of our own training; see config.py")
     parser.add_argument("--held-out-bytes", type=int, default=262_144)
     parser.add_argument(
-        "--curve-bytes", type=int, default=65_536, help="of the held-out text, for each point of a curve"
+        "--curve-bytes",
+        type=int,
+        default=65_536,
+        help="for each point of a curve, of the held-out text; and of training text, for each training of the sweep",
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[1_024, 4_096, 16_384])
     parser.add_argument("--steps", type=int, default=2, help="timed steps at each length, after one to warm up")

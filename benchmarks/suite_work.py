@@ -37,7 +37,6 @@ _ATTENTION = {
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
 }
-_SWEEP_BYTES = 2**16  # of text that decide between recipes
 _HELD_OUT = 2**23  # bytes of held-out text that what is measured is drawn from
 
 
@@ -78,7 +77,7 @@ def size(task: Task, corpus: Corpus, folder: Path) -> Result:
 def sweep(task: Task, corpus: Corpus, folder: Path) -> Result:
     """A short training → learning_rate, muon_learning_rate, steps, exact: bits per byte of training documents in
     another order, None where the training went astray."""
-    contender, recipe = _fresh(task, corpus, folder), _recipe(task)
+    contender, recipe, base = _fresh(task, corpus, folder), _recipe(task), task["base"]
     training = Training(contender, corpus, recipe)
     _warm_up(contender, corpus, recipe)
     rates = [*training.rates, 0.0][:2]
@@ -87,8 +86,9 @@ def sweep(task: Task, corpus: Corpus, folder: Path) -> Result:
         training.run(1.0)
     except FloatingPointError:
         return result
-    rows = _training_rows(corpus, recipe.sequence_length, _SWEEP_BYTES // recipe.sequence_length, recipe.seed + 1)
-    exact = bits_per_byte(contender, rows.to(task["base"]["device"]), task["base"]["batch_size"])["exact"]
+    count = max(1, base["curve_bytes"] // recipe.sequence_length)
+    rows = _training_rows(corpus, recipe.sequence_length, count, recipe.seed + 1).to(base["device"])
+    exact = bits_per_byte(contender, rows, base["batch_size"])["exact"]
     return result | ({"exact": exact, "steps": training.steps} if exact is not None and math.isfinite(exact) else {})
 
 
