@@ -272,8 +272,12 @@ def _medians(runs: list[Result]) -> Result:
 
 
 def _in_words(details: dict[str, Any]) -> str:
-    return " ".join(f"{name} {value}" for name, value in details.items() if not isinstance(value, dict))
+    """What tells this piece from others of its stage."""
+    known = {**(details.get("training") or {}), **details}
+    return ", ".join(f"{name} {known[name]}" for name in _TELLING if name in known)
 
+
+_TELLING = ("part", "parts", *_KNOBS, "length", "rows", "mode", "repeat")
 
 # Options that every task holds, since every result may depend on them.
 _BASE = (
