@@ -30,7 +30,7 @@ class ExpanderConfig:
 
     place_width: P, width of the vector that each place of a segment gets. layers, mlp_width: of the residual
     SwiGLU blocks that make these vectors, side by side, from a quantized vector. predictor: the transformer over
-    tokens that continues them from context. ngram_*: see TokenEmbedding, for the predictor.
+    tokens that continues them from context. ngram_*, match_*: see TokenEmbedding, for the predictor.
     """
 
     layers: int = 1
@@ -42,9 +42,12 @@ class ExpanderConfig:
     ngram_sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
     ngram_rows: int = 65_536
     ngram_width: int = 64
+    match_sizes: tuple[int, ...] = (4, 7)
+    match_window: int = 4_096
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "place_width", "mlp_width", "ngram_sizes", "ngram_rows", "ngram_width")
+        check_at_least_one(self, "match_sizes", "match_window")
         if self.layers < 0:
             raise ValueError(f"layers must be at least 0, not {self.layers}")
 
@@ -77,7 +80,14 @@ class CodeExpander(nn.Module):
 
         width = config.predictor.width
         self.embedding = TokenEmbedding(
-            alphabet, width, config.ngram_sizes, config.ngram_rows, config.ngram_width, lower_vector_width
+            alphabet,
+            width,
+            config.ngram_sizes,
+            config.ngram_rows,
+            config.ngram_width,
+            lower_vector_width,
+            config.match_sizes,
+            config.match_window,
         )
         self.start = nn.Parameter(0.1 * torch.randn(width))
         self.from_context = nn.Linear(context_width, width, bias=False)

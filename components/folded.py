@@ -78,6 +78,8 @@ class FoldedEmbedding:
         self.first = torch.arange(len(tables), device=tables.device) * tables.shape[1]  # row of each slot
         if embedding.ngram_sizes:
             self.from_ngrams = transposed(embedding.from_ngrams.weight)
+        if embedding.match:
+            self.guesses = embedding.match.guesses.weight.float() @ embedding.match.from_guesses.weight.float().t()
 
     def __call__(self, tokens: NextTokens) -> Tensor:
         """→ (R, n, D)."""
@@ -85,6 +87,9 @@ class FoldedEmbedding:
         if self.embedding.ngram_sizes:
             rows = self.embedding.ngram_rows_of(tokens.ngrams.flatten(0, 1))
             x = torch.addmm(x, F.embedding(rows, self.embedding.ngrams.weight).sum(1), self.from_ngrams)
+        if self.embedding.match:
+            assert tokens.matches is not None, "matches are looked for where tokens enter a memory"
+            x = x + F.embedding(self.embedding.match.rows_of(tokens.matches.flatten(0, 1)), self.guesses).sum(1)
         return x.view(*tokens.positions.shape, x.shape[-1])
 
 

@@ -75,7 +75,7 @@ class IncrementalModel:
         lower = [None, *(level.compressor.quantizer for level in model.levels)]  # what made each level's tokens
         embedding, top = model.top.embedding, IncrementalTransformer(model.top.transformer, rows, aheads[-1])
         slots, before = max(embedding.reach, 2) + aheads[-1], model.top.begin(top, every)
-        self.top = Memory(FoldedEmbedding(embedding, lower[-1]), top, embedding.reach, slots, before)
+        self.top = Memory(FoldedEmbedding(embedding, lower[-1]), top, embedding.reach, slots, before, aheads[-1])
         self.levels: list[LevelMemory] = []
         for i in reversed(range(len(model.levels))):
             context = self.memories[0].upcoming(every)[:, None]

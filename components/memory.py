@@ -5,7 +5,7 @@ Letters: B rows of the memory, R rows that take a step, n tokens a row, C slots,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from components.entropy_model import IncrementalEntropyModel
 from components.folded import FoldedEmbedding
 from components.hierarchical_autoencoder import Level
 from components.incremental_transformer import IncrementalTransformer
+from components.match_model import MatchMemory
 from components.ring import Ring, places_of, ring_of
 from components.token_embedding import HISTORY, TokenEmbedding
 from components.token_hash import ngram_hashes, token_hash
@@ -45,7 +46,8 @@ class Memory:
 
     counts: (B,) tokens read. hashes: of the tokens, for n-gram embeddings. before: what is known of each token
     before it, (B, C, D) at its position: hidden vectors of the bytes, contexts of the segments.
-    slots: C ≥ 2 and ≥ reach, with room for the tokens of a step.
+    slots: C ≥ 2 and ≥ reach, with room for the tokens of a step. ahead: how many tokens come, or are taken back, at
+    once.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Memory:
         reach: int,
         slots: int,
         before: Tensor,
+        ahead: int,
     ) -> None:
         rows, self.slots = len(before), slots
         self.embedding, self.transformer, self.reach = embedding, transformer, reach
@@ -62,9 +65,12 @@ class Memory:
         self.hashes = ring_of(HISTORY, rows, slots, device=before.device, dtype=torch.int64)
         self.number = torch.arange(slots, device=before.device)
         self.before = Ring(before.repeat(1, slots, 1))  # at 0 it is what is known of the first token
+        match = embedding.embedding.match
+        self.match = MatchMemory(match, rows, ahead, before.device) if match else None
 
     def rings(self) -> list[Ring]:
-        return [self.hashes, self.before, *self.transformer.rings()]
+        matched = [self.match.hashes, self.match.ids] if self.match else []
+        return [self.hashes, self.before, *matched, *self.transformer.rings()]
 
     def upcoming(self, rows: Tensor) -> Tensor:
         """(R, D) what is known of the next token."""
@@ -93,7 +99,10 @@ class Memory:
     def enter(self, arrivals: Arrivals, ids: Tensor) -> NextTokens:
         """The tokens (R, n, Q) come in; `know` is to follow."""
         self.hashes.write(arrivals.places, token_hash(ids))
-        return self._tokens(arrivals, ids)
+        tokens = self._tokens(arrivals, ids)
+        if self.match is None:
+            return tokens
+        return replace(tokens, matches=self.match.enter(arrivals.rows, arrivals.positions, ids, tokens.ngrams))
 
     def _tokens(self, arrivals: Arrivals, ids: Tensor) -> NextTokens:
         ngrams = ngram_hashes(self.hashes.read(arrivals.past))
@@ -124,7 +133,7 @@ class LevelMemory(Memory):
         before = expander.begin(context, predictor, torch.arange(rows, device=device))
         at_once = ahead + compressor.segmenter.config.shortest - 1  # tokens that the rule looks at
         slots, model = max(reach, expander.longest, 2) + at_once, compressor.entropy_model
-        super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before)
+        super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before, ahead)
         self.entropy_model = IncrementalEntropyModel(model, lower, rows, at_once) if model else None
         self.uncut = torch.zeros_like(self.counts)
         self.ids = ring_of(

@@ -1,4 +1,4 @@
-"""Vectors for tokens: a table a slot, hashed n-grams, and the quantized vectors behind codes.
+"""Vectors for tokens: a table a slot, hashed n-grams, matches, and the quantized vectors behind codes.
 
 Letters: T packed tokens, Q slots, D width, G n-gram sizes.
 """
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.match_model import MatchModel
 from components.token_hash import ngram_hashes, token_hash
 from components.tokens import Alphabet, Tokens
 
@@ -24,12 +25,13 @@ def check_at_least_one(config: object, *names: str) -> None:
 
 
 class TokenEmbedding(nn.Module):
-    """Sum of a learned vector per slot, of hashed n-grams that end at the token, and of a linear map of its vector.
+    """Sum of a learned vector per slot, of hashed n-grams that end at the token, of what followed them last time, and
+    of a linear map of the token's vector.
 
     alphabet: what the tokens are. width: D. ngram_sizes: lengths n in tokens of the n-grams that are hashed
     into one table of ngram_rows × ngram_width and summed (BLT, Pagnoni et al. 2024, section 3.2.1); n = 1 is
     of use for tokens of several slots, where it is the whole tuple. vector_width: width of `Tokens.vectors`,
-    0 where tokens have none.
+    0 where tokens have none. match_sizes, match_window: see MatchModel.
     """
 
     columns: Tensor
@@ -42,6 +44,8 @@ class TokenEmbedding(nn.Module):
         ngram_rows: int = 0,
         ngram_width: int = 64,
         vector_width: int = 0,
+        match_sizes: tuple[int, ...] = (),
+        match_window: int = 1,
     ) -> None:
         super().__init__()
         self.alphabet, self.ngram_sizes, self.ngram_rows = alphabet, ngram_sizes, ngram_rows
@@ -50,16 +54,18 @@ class TokenEmbedding(nn.Module):
             self.register_buffer("columns", torch.tensor(sorted(set(ngram_sizes))) - 1, persistent=False)
             self.ngrams = nn.EmbeddingBag(ngram_rows, ngram_width, mode="sum")
             self.from_ngrams = nn.Linear(ngram_width, width, bias=False)
+        self.match = MatchModel(alphabet, width, match_sizes, match_window) if match_sizes else None
         if vector_width:
             self.from_vectors = nn.Linear(vector_width, width, bias=False)
 
     @property
     def reach(self) -> int:
-        """How many tokens, the newest included, a token's vector depends on."""
-        return max(self.ngram_sizes, default=1)
+        """Of how many tokens, the newest included, hashes are needed."""
+        return max((*self.ngram_sizes, *(self.match.sizes if self.match else ())), default=1)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """→ (T, D); the vector of token t depends on the last `reach` tokens of its row up to t."""
+        """→ (T, D); the vector of token t depends on the last `reach` tokens of its row up to t, and by matches on the
+        `match_window` before."""
         hashes = token_hash(tokens.ids)
         past = [hashes]
         for back in range(1, self.reach):
@@ -68,8 +74,12 @@ class TokenEmbedding(nn.Module):
         x = self.slots[0](tokens.ids[:, 0])
         for slot in range(1, len(self.slots)):
             x = x + self.slots[slot](tokens.ids[:, slot])
+        if self.ngram_sizes or self.match:
+            ngrams = ngram_hashes(torch.stack(past, dim=1))
         if self.ngram_sizes:
-            x = x + self.from_ngrams(self.ngrams(self.ngram_rows_of(ngram_hashes(torch.stack(past, dim=1)))))
+            x = x + self.from_ngrams(self.ngrams(self.ngram_rows_of(ngrams)))
+        if self.match:
+            x = x + self.match(tokens, ngrams)
         if tokens.vectors is not None:
             x = x + self.from_vectors(tokens.vectors)
         return x

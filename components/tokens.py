@@ -51,7 +51,8 @@ class NextTokens:
 
     rows: (R,) ascending. positions: (R, n) in their rows, consecutive. places: (R, n) of these in the rings of a
     Memory, as `places_of` gives them. after: (R, n) the same of the positions after them. ids: (R, n, Q). ngrams:
-    (R, n, reach) hashes of the 1-gram, 2-gram, … that end at each.
+    (R, n, reach) hashes of the 1-gram, 2-gram, … that end at each. matches: (R, n, K, Q) see MatchModel.followers; None
+    where nobody asks for them.
     """
 
     rows: Tensor
@@ -60,11 +61,12 @@ class NextTokens:
     after: Tensor
     ids: Tensor
     ngrams: Tensor
+    matches: Tensor | None = None
 
     def of(self, index: Tensor) -> NextTokens:
         """Those of some of the rows, by their places among them."""
-        parts = (self.rows, self.positions, self.places, self.after, self.ids, self.ngrams)
-        return NextTokens(*(part[index] for part in parts))
+        parts = (self.rows, self.positions, self.places, self.after, self.ids, self.ngrams, self.matches)
+        return NextTokens(*(None if part is None else part[index] for part in parts))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ exp_config = {
                     "predictor": {"width": 256, "layers": 2, "heads": 4, "window": 64, "mlp_width": 512},
                     "ngram_sizes": [1, 2],
                     "ngram_rows": 8192,
+                    "match_sizes": [],
                 },
             },
         ]

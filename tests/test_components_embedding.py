@@ -20,9 +20,11 @@ alphabets = pytest.mark.parametrize(("alphabet", "vector_width"), [(BYTES, 0), (
 row_lengths = st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any)
 
 
-def embedding_of(alphabet: Alphabet, vector_width: int, sizes: tuple[int, ...] = (1, 2, 4)) -> TokenEmbedding:
+def embedding_of(
+    alphabet: Alphabet, vector_width: int, sizes: tuple[int, ...] = (1, 2, 4), match_sizes: tuple[int, ...] = ()
+) -> TokenEmbedding:
     torch.manual_seed(0)
-    return TokenEmbedding(alphabet, 8, sizes, ngram_rows=997, ngram_width=4, vector_width=vector_width)
+    return TokenEmbedding(alphabet, 8, sizes, 997, 4, vector_width, match_sizes, match_window=5)
 
 
 def tokens_of(lengths: list[int], alphabet: Alphabet, vector_width: int) -> Tokens:
@@ -42,7 +44,8 @@ def bytes_of(*rows: bytes) -> Tokens:
 @settings(max_examples=25)
 @given(lengths=row_lengths)
 def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
-    embedding, tokens = embedding_of(alphabet, vector_width), tokens_of(lengths, alphabet, vector_width)
+    embedding = embedding_of(alphabet, vector_width, match_sizes=(1, 3))
+    tokens = tokens_of(lengths, alphabet, vector_width)
     quantizer = None
     if tokens.vectors is not None:  # behind codes; special ones have none
         quantizer = VectorQuantizer(
@@ -53,7 +56,7 @@ def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: lis
     expected = embedding(tokens)
     nothing = SlidingWindowTransformer(TransformerConfig(width=2, layers=0, heads=1))
     transformer, folded = IncrementalTransformer(nothing, len(lengths), 3), FoldedEmbedding(embedding, quantizer)
-    memory = Memory(folded, transformer, embedding.reach, embedding.reach + 3, torch.zeros(len(lengths), 1, 1))
+    memory = Memory(folded, transformer, embedding.reach, embedding.reach + 3, torch.zeros(len(lengths), 1, 1), 3)
     while (rows := (memory.counts < torch.tensor(lengths)).nonzero()[:, 0]).numel():
         count = min(3, int((torch.tensor(lengths) - memory.counts)[rows].min()))
         at = tokens.packing.offsets[rows][:, None] + memory.counts[rows][:, None] + torch.arange(count)
@@ -65,7 +68,8 @@ def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: lis
 @settings(max_examples=25)
 @given(lengths=row_lengths)
 def test_a_row_is_embedded_as_if_alone(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
-    embedding, tokens = embedding_of(alphabet, vector_width), tokens_of(lengths, alphabet, vector_width)
+    embedding = embedding_of(alphabet, vector_width, match_sizes=(1, 3))
+    tokens = tokens_of(lengths, alphabet, vector_width)
     together = embedding(tokens)
     for b, n in enumerate(lengths):
         mine = tokens.packing.rows == b

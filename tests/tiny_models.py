@@ -65,6 +65,8 @@ def tiny_level(rule: str, kind: str) -> LevelConfig:
         ngram_sizes=(2, 3),
         ngram_rows=64,
         ngram_width=8,
+        match_sizes=(1, 2),
+        match_window=9,
     )
     return LevelConfig(compressor, expander)
 

@@ -1,0 +1,99 @@
+"""What came next the last time: the token that followed where the row's last k tokens stood together before.
+
+The match model of compressors (Mahoney 2005, "Adaptive weighing of context models", PAQ), as an input of a network: an
+induction head (Olsson et al. 2022) that need not be learned. Names, phrases and identifiers that come again are known
+from their first letters on, at the price of a sort.
+
+Letters: T packed tokens, K sizes, Q slots, D width; B rows of a memory, R rows that take a step, n tokens a row, C
+slots of a ring.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.ring import places_of, ring_of
+from components.token_hash import mix
+from components.tokens import Alphabet, Tokens
+
+
+class MatchModel(nn.Module):
+    """A vector for what followed last time, summed over sizes.
+
+    sizes: K numbers k of tokens that must have stood together before; the longer, the surer the guess. window: how many
+    tokens ago they may have ended at most. guess_width: of the table of guesses, one for each token, slot and size.
+    """
+
+    def __init__(
+        self, alphabet: Alphabet, width: int, sizes: tuple[int, ...], window: int, guess_width: int = 32
+    ) -> None:
+        super().__init__()
+        self.sizes, self.window, self.alphabet = tuple(sorted(set(sizes))), window, alphabet
+        self.nothing = alphabet.size  # what stands for "no match" in each slot
+        tables = len(self.sizes) * alphabet.slots
+        self.guesses = nn.EmbeddingBag(tables * (alphabet.size + 1), guess_width, mode="sum")
+        self.from_guesses = nn.Linear(guess_width, width, bias=False)
+        self.register_buffer("columns", torch.tensor(self.sizes) - 1, persistent=False)
+        self.register_buffer("first", torch.arange(tables) * (alphabet.size + 1), persistent=False)
+
+    columns: Tensor
+    first: Tensor
+
+    def forward(self, tokens: Tokens, ngrams: Tensor) -> Tensor:
+        """ngrams: (T, max(sizes) or more) hashes of those that end at each token → (T, D), of what may follow it."""
+        return self.from_guesses(self.guesses(self.rows_of(self.followers(tokens, ngrams))))
+
+    @torch.no_grad()
+    def followers(self, tokens: Tokens, ngrams: Tensor) -> Tensor:
+        """(T, K, Q) the token after the last earlier k-gram of the row that is equal to the one ending at each token;
+        `nothing` where there is none in the window."""
+        packing = tokens.packing
+        total, sizes = packing.total, len(self.sizes)
+        # Equal k-grams of a row come to lie side by side, in their order.
+        keys = mix(ngrams[:, self.columns], packing.rows[:, None] + 1).t().flatten()
+        keys, order = keys.sort(stable=True)
+        before = F.pad(torch.where(keys[1:] == keys[:-1], order[:-1], -1), (1, 0), value=-1)[: len(order)]
+        before = torch.empty_like(order).scatter_(0, order, before).view(sizes, total).t()  # (T, K) in K · T places
+        known = (before >= 0) & (packing.positions[:, None] >= self.columns)
+        after = torch.where(known, before, 0) % max(total, 1) + 1
+        place = torch.arange(total, device=after.device)[:, None]
+        known &= place - after < self.window
+        ids = tokens.ids[torch.where(known, after, 0)]
+        return torch.where(known[:, :, None], ids, self.nothing)
+
+    def rows_of(self, followers: Tensor) -> Tensor:
+        """(…, K, Q) → (…, K · Q) rows of the table of guesses."""
+        return followers.flatten(-2) + self.first
+
+
+class MatchMemory:
+    """The last tokens of B rows, in which a match is looked for when another comes.
+
+    ahead: how many tokens come, or are taken back, at most at once.
+    """
+
+    def __init__(self, model: MatchModel, rows: int, ahead: int, device: torch.device) -> None:
+        self.model, self.slots = model, model.window + 1 + ahead
+        self.number = torch.arange(self.slots, device=device)
+        shape = (rows, self.slots)
+        self.hashes = ring_of(0, *shape, len(model.sizes), device=device, dtype=torch.int64)
+        self.ids = ring_of(0, *shape, model.alphabet.slots, device=device, dtype=torch.int64)
+
+    def enter(self, rows: Tensor, positions: Tensor, ids: Tensor, ngrams: Tensor) -> Tensor:
+        """Tokens (R, n, Q) come in at positions (R, n), with ngrams (R, n, reach) → (R, n, K, Q), `followers` of
+        each."""
+        model, places = self.model, places_of(rows, positions, self.slots)
+        keys = ngrams[..., model.columns]
+        self.hashes.write(places, keys)
+        self.ids.write(places, ids)
+        # Of tokens that were taken back, and of later ones in this step, the distance is beyond the window.
+        distance = ((positions[:, :, None] - self.number) % self.slots)[..., None]  # (R, n, C, 1)
+        inside = (distance > 0) & (distance <= model.window)
+        inside = inside & (distance <= positions[..., None, None] - model.columns)  # whole in the row
+        equal = self.hashes.of(rows)[:, None] == keys[:, :, None]  # (R, n, C, K)
+        nearest = torch.where(equal & inside, distance, self.slots).amin(2)  # (R, n, K)
+        known = nearest < self.slots
+        after = positions[..., None] - torch.where(known, nearest, 1) + 1
+        return torch.where(known[..., None], self.ids.read(places_of(rows, after, self.slots)), model.nothing)
