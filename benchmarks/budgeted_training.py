@@ -96,7 +96,7 @@ class Training:
     def _next_step(self) -> None:
         if self._batches is None:
             self._batches = iter(self.loader)
-        self.step(next(self._batches).to(self._device, non_blocking=True), self.used / self.recipe.budget)
+        self.step(next(self._batches).to(self._device), self.used / self.recipe.budget)
 
     def step(self, rows: Tensor, done: float) -> None:
         """One optimizer step on (B, N), with the share `done` of the budget behind."""

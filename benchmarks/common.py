@@ -98,9 +98,8 @@ def in_fresh_process(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def end_with_parent() -> None:
-    """From now on this process ends when the one that started it does: kill -9 tells no child."""
-    parent = os.getppid()
+def end_with(parent: int) -> None:
+    """From now on this process ends when `parent`, the process that started it, does: kill -9 tells no child."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -39,7 +39,7 @@ def train_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batche
             losses = model(rows)
         if isinstance(model, HierarchicalAutoencoder):
             (losses.total / len(batches)).backward()
-            # The entropy model goes on learning: the dearest steps.
+            # An entropy model, where there is one, goes on learning: the dearest steps.
             follow_or_freeze(model, losses, done=0.0, first=first and number == 0)
         else:
             (losses / len(batches)).backward()

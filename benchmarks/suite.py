@@ -33,7 +33,7 @@ from benchmarks.common import (
     RESULTS,
     argument_parser,
     count_parameters,
-    end_with_parent,
+    end_with,
     finish,
     in_fresh_process,
     progress,
@@ -79,14 +79,13 @@ class Suite:
     """A run: the contenders, what they have in common, and where the results are kept."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        pick_device(options.device)  # refuses what is not here
         self.options = options
         self.pieces = Pieces(options.output / "suite_state")
         self.base = {name: getattr(options, name) for name in _BASE}
         self.base["parameters"] = options.parameters or count_parameters(HierarchicalAutoencoder(ModelConfig()))
         corpus = corpus_of(self.base)
-        rows = held_out_rows(corpus, self.base)
-        self.base["text"] = f"{corpus.fingerprint} {hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()[:12]}"
+        rows = held_out_rows(corpus, self.base | {"device": "cpu"})
+        self.base["text"] = f"{corpus.fingerprint} {hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:12]}"
         self.base["code"] = code_fingerprint()
         self.held_out_bytes = int((rows < ByteTokenizer.BYTES).sum())
         self.entries = [Entry(name, version_of(name)) for name in options.contenders]
@@ -103,7 +102,7 @@ class Suite:
         }
         wanted = set(self.options.stages)
         if wanted & {"bytes", "lengths", "generation"}:
-            wanted.add("time")  # what they measure; it costs nothing where it was done before
+            wanted |= {"sweep", "time"}  # what they measure; it costs nothing where it was done before
         for name in _STAGES:
             if name in wanted and not (name == "sweep" and not self.options.sweep_seconds):
                 stages[name]()
@@ -124,7 +123,8 @@ class Suite:
             if code_fingerprint() != self.base["code"]:
                 raise SystemExit("the source has changed since the run began, and so would its results: start it again")
             progress(f"{entry.name}: {stage} {_in_words(details)}")
-            result = in_fresh_process(_MODULE, {"task": task, "folder": str(self.pieces.folder)}, timeout=limit)
+            given = {"task": task, "folder": str(self.pieces.folder), "parent": os.getpid()}
+            result = in_fresh_process(_MODULE, given, timeout=limit)
             return {"too_long": limit} if result is None else result
 
         result = self.pieces.of(task, in_process, good=lambda kept: kept.get("too_long", limit) >= limit)
@@ -155,8 +155,7 @@ class Suite:
         for knob in _KNOBS:
             for _ in range(len(_FACTORS) + _FARTHEST):
                 for entry in self.going():
-                    if "sweep" not in entry.failures:
-                        self._try(entry, "sweep", partial(self._sweep_one, entry, knob))
+                    self._sweep_one(entry, knob)
             for entry in self.going("sweep"):
                 good = {factor: exact for factor, exact in entry.tried(knob).items() if exact is not None}
                 if good:
@@ -168,8 +167,11 @@ class Suite:
         factor = _next_factor(entry.tried(knob), least)
         if factor is not None:
             factors, seconds = entry.factors | {knob: factor}, self.options.sweep_seconds
-            training = self._recipe(factors, "seconds", seconds)
-            found = self.measure(entry, "sweep", seconds, width=entry.width, training=training)
+            task = {"width": entry.width, "training": self._recipe(factors, "seconds", seconds)}
+            found: Result = {"exact": None}  # what fails is no reason to try nothing else
+            self._try(
+                entry, f"sweep {knob} × {factor:g}", lambda: found.update(self.measure(entry, "sweep", seconds, **task))
+            )
             entry.results.setdefault("sweep", []).append(factors | found)
 
     def _time(self) -> None:
@@ -299,7 +301,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.set_defaults(output=RESULTS)
     parser.add_argument("--data", type=os.path.abspath, help="parquet, jsonl or text; the embedded corpus without it")
     parser.add_argument(
-        "--held-out", type=os.path.abspath, help="what is scored; the held-out documents of --data without it"
+        "--held-out", type=os.path.abspath, help="a file to be scored; the held-out documents of --data without it"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
@@ -336,14 +338,21 @@ def parser_of_options() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser_of_options().parse_args(arguments)
+    parser = parser_of_options()
+    options = parser.parse_args(arguments)
     if options.worker:
-        end_with_parent()
         given = json.loads(options.worker)
+        end_with(given["parent"])
         if given["task"]["base"]["device"] == "cpu":
             limit_memory()
         print(json.dumps(work(given["task"], Path(given["folder"]))))
         return
+    if options.held_out is not None and not Path(options.held_out).is_file():
+        parser.error(f"--held-out={options.held_out} is no file; give the one with the documents to be scored")
+    try:
+        pick_device(options.device)
+    except ValueError as error:
+        parser.error(str(error))
     suite = Suite(options)
     try:
         suite.run()

@@ -32,7 +32,7 @@ def _quality(contenders: list[dict[str, Any]], results: dict[str, Any]) -> str:
     header = ["", "parameters", first, "two-part", "MB seen", "bytes/s", second, "two-part"]
     rows = [
         [
-            one["name"] + (" (failed)" if one["failures"] else ""),
+            one["name"] + (" (failed)" if one["failures"].keys() & {"size", "time", "bytes"} else ""),
             _number(one, "parameters", form=",.0f"),
             _number(one, "time", "scores", "exact"),
             _number(one, "time", "scores", "two_part"),

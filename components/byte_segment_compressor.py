@@ -1,4 +1,4 @@
-"""Tokens to codes: entropy → segments → pooled vectors → codes. One level of the way up.
+"""Tokens to codes: segments → pooled vectors → codes. One level of the way up.
 
 Letters: T packed tokens, S packed segments, D width, Q codes a segment.
 """
@@ -97,7 +97,8 @@ class Compressed:
 
 
 class ByteSegmentCompressor(nn.Module):
-    """Cuts a sequence of tokens where they are hard to predict and turns each segment into Q codes.
+    """Cuts a sequence of tokens, at the ends of words or where they are hard to predict, and turns each segment into Q
+    codes.
 
     A segment's codes depend on its own tokens alone: the same word has the same codes everywhere, as in a
     vocabulary, but one that is learned and has no words outside it. (Pooling states that had seen the text before the

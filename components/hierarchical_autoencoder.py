@@ -190,7 +190,7 @@ class HierarchicalAutoencoder(nn.Module):
 
     @property
     def target_bytes_per_code(self) -> float:
-        """Bytes that a highest code is calibrated to stand for."""
+        """Bytes that a highest code stands for, about."""
         targets = (level.compressor.segmentation.target_tokens_per_code for level in self.config.levels)
         return math.prod(targets)
 

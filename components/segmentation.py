@@ -1,4 +1,4 @@
-"""Where segments begin: rules on the uncertainty of each token given the tokens before it.
+"""Where segments begin: rules on the bytes before a token, or on how uncertain the token is given them.
 
 Whether a segment begins before token t is known before t is seen, for every rule, so generation needs no
 look-ahead and a likelihood may use the segment's context. Special tokens are segments of their own.
@@ -45,7 +45,7 @@ class SegmentationConfig:
     """
 
     rule: Rule = "whitespace"
-    target_tokens_per_code: float = 4.8
+    target_tokens_per_code: float = 4.6
     min_tokens_per_code: int = 2
     max_tokens_per_code: int = 6
     train_fraction: float = 0.1

@@ -345,6 +345,39 @@ def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
     assert len(swept) == len(set(swept)) == 13 and swept[0] == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("parent", ["no process", "this one"])
+def test_a_worker_ends_with_its_parent(parent: str) -> None:
+    code = "import os, sys, time\nfrom benchmarks.common import end_with\n"
+    code += f"end_with({'2**22 + 1' if parent == 'no process' else 'os.getppid()'})\ntime.sleep(2)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60)
+    assert done.returncode == (1 if parent == "no process" else 0)
+
+
+def test_what_is_scored_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        suite.main(["--held-out", str(tmp_path), "--output", str(tmp_path)])
+    assert "is no file" in capsys.readouterr().err
+
+
+def test_a_factor_that_fails_keeps_no_other_from_being_tried(
+    monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
+) -> None:
+    def measure(entry: suite.Entry, stage: str, seconds: float, **task: Any) -> dict[str, Any]:
+        if task["training"]["batch_size"] > 8:
+            raise RuntimeError("too large")
+        return {"exact": -task["training"]["rate"]}
+
+    options = suite.parser_of_options().parse_args(["--output", str(tmp_path), "--parameters", "50000"])
+    options.data, options.contenders = str(text), ["flat"]
+    run = suite.Suite(options)
+    monkeypatch.setattr(run, "measure", measure)
+    (entry,) = run.entries
+    entry.width = 1
+    run._sweep()
+    assert entry.factors["batch_size"] == 1.0 and entry.factors["rate"] == 16.0
+    assert entry.failures == {"sweep batch_size × 2": "too large"}
+
+
 def test_the_held_out_rows_come_from_all_over_the_text(text: Path, tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("".join(f"{number:04}" for number in range(1000)))
     base = {"held_out": str(tmp_path / "test.txt"), "held_out_bytes": 256, "sequence_length": 64, "device": "cpu"}

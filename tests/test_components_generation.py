@@ -374,7 +374,7 @@ def test_bytes_come_as_they_are_made(mode: str) -> None:
     config = GenerationConfig(mode=mode, max_new_bytes=200, seed=0)  # type: ignore[arg-type]
     pieces = list(stream_bytes(trained_model("threshold"), [b"the cat", b"the dog sat"], config))
     assert {piece.prompt for piece in pieces} == {0, 1}
-    assert max(len(piece.data) for piece in pieces) <= 80
+    assert max(len(piece.data) for piece in pieces) <= 32 * 5  # a block of codes, of segments of five bytes
     texts = [b"".join(piece.data for piece in pieces if piece.prompt == number) for number in (0, 1)]
     assert texts == trained_model("threshold").generate_bytes([b"the cat", b"the dog sat"], **vars(config))
 

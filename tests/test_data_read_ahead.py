@@ -105,6 +105,16 @@ def test_an_iterator_that_is_given_up_ends_its_thread() -> None:
     assert not reader.is_alive()
 
 
+def test_a_new_iterator_ends_the_one_before() -> None:
+    wanted, ahead = list(loader()), ReadAhead(loader())
+    old = iter(ahead)
+    next(old)
+    state = ahead.state_dict()
+    ahead.load_state_dict(state)
+    assert all(map(torch.equal, list(ahead), wanted[1:]))
+    assert list(old) == []
+
+
 ENDS = """
 from tests.test_data_read_ahead import ReadAhead, loader
 batches = iter(ReadAhead(loader()))

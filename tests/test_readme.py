@@ -36,7 +36,6 @@ TINY = [
     "batch_size=2",
     "generation.max_new_bytes=8",
     "device=cpu",
-    "model.levels.0.compressor.entropy_model.ngram_rows=64",
     "model.levels.0.expander.ngram_rows=64",
     "model.top_transformer_config.ngram_rows=64",
 ]

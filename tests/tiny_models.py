@@ -26,7 +26,7 @@ QUANTIZERS = {
 }
 
 # Of segments, the mean and the shortest; (2, 1) for the other rules.
-LENGTHS = {"information": (3.5, 3), "both": (3, 2)}
+LENGTHS = {"information": (3.5, 3), "both": (3, 2), "whitespace": (3, 2)}
 
 # One, two and three levels, with every rule somewhere and every quantizer somewhere.
 SHAPES: dict[str, tuple[tuple[str, str], ...]] = {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
-from queue import Full, Queue
-from threading import Event, Thread, main_thread
+from queue import Empty, Full, Queue
+from threading import Event, Thread
 from typing import Any
+from weakref import WeakSet
 
 from torch import Tensor
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 _POLL = 0.1  # seconds between two looks at whether anybody still waits
+_PATIENCE = 5.0  # seconds that a program's end waits for a read that hangs
 
 
 class ReadAhead:
@@ -26,30 +29,34 @@ class ReadAhead:
     def __init__(self, loader: StatefulDataLoader, depth: int = 2, pinned: bool = False) -> None:
         self._loader, self._depth, self._pinned = loader, depth, pinned
         self._state: dict[str, Any] | None = None
-        self._reader: Thread | None = None
+        self._reader, self._over = Thread(), Event()  # of the last iterator
+        _ALL.add(self)
 
     def state_dict(self) -> dict[str, Any]:
         return self._loader.state_dict() if self._state is None else self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._let_go()
+        self.let_go()
         self._loader.load_state_dict(state)
         self._state = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        self._let_go()
+        self.let_go()
         batches = iter(self._loader)  # a position of other data is refused here
         self._state = self._loader.state_dict()
         return self._given_out(batches)
 
     def _given_out(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         ready: Queue[_Read] = Queue(self._depth)
-        over = Event()
-        self._reader = Thread(target=self._read, args=(batches, ready, over), name="read ahead")
+        over = self._over = Event()
+        self._reader = Thread(target=self._read, args=(batches, ready, over), name="read ahead", daemon=True)
         self._reader.start()
         try:
-            while True:
-                batch, state, error = ready.get()
+            while not over.is_set():
+                try:
+                    batch, state, error = ready.get(timeout=_POLL)
+                except Empty:
+                    continue
                 if error is not None:
                     raise error
                 if batch is None:
@@ -70,22 +77,30 @@ class ReadAhead:
             last = (None, None, error)
         _put(ready, last, over)
 
-    def _let_go(self) -> None:
-        """Waits until the thread of an iterator that was given up is done with the loader."""
-        if self._reader is not None:
-            self._reader.join()
-            self._reader = None
+    def let_go(self, timeout: float | None = None) -> None:
+        """Ends the iterator that is open, if one is, and waits until its thread is done with the loader, `timeout`
+        seconds at most."""
+        self._over.set()
+        if self._reader.is_alive():
+            self._reader.join(timeout)
+
+
+_ALL: WeakSet[ReadAhead] = WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """A thread that Python's end tears out of torch's code aborts the process; one that hangs must not hold it."""
+    for loader in _ALL:
+        loader.let_go(_PATIENCE)
 
 
 _Read = tuple[Tensor | None, dict[str, Any] | None, BaseException | None]
 
 
 def _put(ready: Queue[_Read], one: _Read, over: Event) -> bool:
-    """Puts it into the queue when there is room; False when nobody takes anything any more.
-
-    The thread is no daemon, as those are torn out of torch's code when Python ends, which aborts it: it sees the end.
-    """
-    while not over.is_set() and main_thread().is_alive():
+    """Puts it into the queue when there is room; False when nobody takes anything any more."""
+    while not over.is_set():
         try:
             ready.put(one, timeout=_POLL)
             return True

@@ -39,7 +39,7 @@ def train_step(state: RunState, batches: Iterator[Tensor]) -> StepResult | None:
     losses, done = None, state.step / state.total_steps
     for rows in itertools.islice(batches, config.gradient_accumulation_steps):
         with autocast(device, config.mixed_precision):
-            rows = rows.to(device, non_blocking=True)
+            rows = rows.to(device, non_blocking=rows.is_pinned())
             first, losses = losses is None, model(rows, language_model=done >= config.autoencoder_fraction)
         _require_finite(losses.total, "loss", state)
         (losses.total / config.gradient_accumulation_steps).backward()
