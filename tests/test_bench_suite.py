@@ -247,6 +247,13 @@ def run(monkeypatch: pytest.MonkeyPatch, text: Path) -> Iterator[Any]:
     yield run
 
 
+def suite_of(text: Path, output: Path) -> suite.Suite:
+    """A run of the flat transformer alone."""
+    options = suite.parser_of_options().parse_args(["--output", str(output), "--parameters", "50000"])
+    options.data, options.contenders = str(text), ["flat"]
+    return suite.Suite(options)
+
+
 def test_a_whole_run_goes_on_after_a_crash_and_an_interruption(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,9 +312,7 @@ def test_what_fails_is_reported_and_the_others_go_on(
 
 
 def test_a_measurement_runs_in_a_process_of_its_own(text: Path, tmp_path: Path) -> None:
-    options = suite.parser_of_options().parse_args(["--output", str(tmp_path), "--parameters", "50000"])
-    options.data, options.contenders = str(text), ["flat"]
-    one = suite.Suite(options)
+    one = suite_of(text, tmp_path)
     found = one.measure(one.entries[0], "size")
     assert within_tolerance(found["parameters"], 50_000)
     assert found == one.measure(one.entries[0], "size") and len(list(one.pieces.folder.iterdir())) == 1
@@ -332,9 +337,7 @@ def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
     def measure(entry: suite.Entry, stage: str, seconds: float, **task: Any) -> dict[str, Any]:
         return {"exact": sum(abs(math.log2(task["training"][name] / value)) for name, value in best.items())}
 
-    options = suite.parser_of_options().parse_args(["--output", str(tmp_path), "--parameters", "50000"])
-    options.data, options.contenders = str(text), ["flat"]
-    run = suite.Suite(options)
+    run = suite_of(text, tmp_path)
     monkeypatch.setattr(run, "measure", measure)
     (entry,) = run.entries
     entry.width = 1
@@ -367,9 +370,7 @@ def test_a_factor_that_fails_keeps_no_other_from_being_tried(
             raise RuntimeError("too large")
         return {"exact": -task["training"]["rate"]}
 
-    options = suite.parser_of_options().parse_args(["--output", str(tmp_path), "--parameters", "50000"])
-    options.data, options.contenders = str(text), ["flat"]
-    run = suite.Suite(options)
+    run = suite_of(text, tmp_path)
     monkeypatch.setattr(run, "measure", measure)
     (entry,) = run.entries
     entry.width = 1
@@ -387,9 +388,7 @@ def test_the_held_out_rows_come_from_all_over_the_text(text: Path, tmp_path: Pat
 
 
 def test_a_changed_source_ends_the_run(monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path) -> None:
-    options = suite.parser_of_options().parse_args(["--output", str(tmp_path), "--parameters", "50000"])
-    options.data, options.contenders = str(text), ["flat"]
-    run = suite.Suite(options)
+    run = suite_of(text, tmp_path)
     monkeypatch.setattr(suite, "code_fingerprint", lambda: "another")
     with pytest.raises(SystemExit, match="source has changed"):
         run.run()
