@@ -43,7 +43,7 @@ class ExpanderConfig:
     ngram_rows: int = 65_536
     ngram_width: int = 64
     match_sizes: tuple[int, ...] = (4, 7)
-    match_window: int = 4_096
+    match_window: int = 1_024
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "place_width", "mlp_width", "ngram_sizes", "ngram_rows", "ngram_width")
