@@ -10,7 +10,6 @@ import math
 import resource
 import statistics
 from dataclasses import fields
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +191,9 @@ def held_out_rows(corpus: Corpus, base: dict[str, Any]) -> Tensor:
     or over those that the corpus holds out."""
     documents = corpus.validation_documents()
     if base["held_out"] is not None:
-        units = find_units(base["held_out"], DataConfig().text_column_name).train
-        sizes, documents = accumulate(unit.size for unit in units), []
-        for unit, before in zip(units, (0, *sizes), strict=False):
-            if before < _HELD_OUT:
+        documents = []
+        for unit in find_units(base["held_out"], DataConfig().text_column_name).train:
+            if sum(map(len, documents)) < _HELD_OUT:
                 documents += unit.read()
     return _spread(rows_of(documents, base["sequence_length"]), base["held_out_bytes"]).to(base["device"])
 
