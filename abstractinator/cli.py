@@ -156,7 +156,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     from abstractinator.data import text_to_bytes
-    from abstractinator.device import pick_device
+    from abstractinator.device import keep_freed_memory, pick_device
     from abstractinator.training.run_state import load_model
     from components.generation import check_prompts, stream_bytes
     from components.sampling import GenerationConfig
@@ -173,6 +173,7 @@ def _generate(options: argparse.Namespace) -> int:
         stop=tuple(options.stop),
         seed=options.seed,
     )
+    keep_freed_memory()
     model, _ = load_model(options.checkpoint, pick_device(options.device))
     # A terminal, and most readers, want whole characters: a cut one waits for its rest, a broken one is replaced.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -185,8 +186,10 @@ def _generate(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     wanted = EvaluationOptions.of(options)
 
+    from abstractinator.device import keep_freed_memory
     from abstractinator.evaluation.harness import evaluate, leave_other_processes
 
+    keep_freed_memory()
     try:
         evaluate(wanted)
     finally:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.ring import places_of, ring_of
+from components.ring import Ring, places_of, ring_of
 from components.token_hash import mix
 from components.tokens import Alphabet, Tokens
 
@@ -76,24 +76,33 @@ class MatchMemory:
 
     def __init__(self, model: MatchModel, rows: int, ahead: int, device: torch.device) -> None:
         self.model, self.slots = model, model.window + 1 + ahead
-        self.number = torch.arange(self.slots, device=device)
-        shape = (rows, self.slots)
-        self.hashes = ring_of(0, *shape, len(model.sizes), device=device, dtype=torch.int64)
-        self.ids = ring_of(0, *shape, model.alphabet.slots, device=device, dtype=torch.int64)
+        # A ring for each size: comparing is most of the work, and is fast where a ring lies in one piece.
+        self.hashes = [ring_of(0, rows, self.slots, device=device, dtype=torch.int64) for _ in model.sizes]
+        self.ids = ring_of(0, rows, self.slots, model.alphabet.slots, device=device, dtype=torch.int64)
+        # Turned by p slots it says how near each slot is to the token in slot p: slots less the distance; 0 beyond the
+        # window, where tokens lie that were taken back or come later in the same step.
+        distance = -torch.arange(2 * self.slots, device=device, dtype=torch.int32) % self.slots
+        near = torch.where((distance > 0) & (distance <= model.window), self.slots - distance, 0)
+        self.nearness = near.unfold(0, self.slots, 1)
+
+    def rings(self) -> list[Ring]:
+        """All that rows are kept in."""
+        return [*self.hashes, self.ids]
 
     def enter(self, rows: Tensor, positions: Tensor, ids: Tensor, ngrams: Tensor) -> Tensor:
         """Tokens (R, n, Q) come in at positions (R, n), with ngrams (R, n, reach) → (R, n, K, Q), `followers` of
         each."""
-        model, places = self.model, places_of(rows, positions, self.slots)
-        keys = ngrams[..., model.columns]
-        self.hashes.write(places, keys)
+        places = places_of(rows, positions, self.slots)
         self.ids.write(places, ids)
-        # Of tokens that were taken back, and of later ones in this step, the distance is beyond the window.
-        distance = ((positions[:, :, None] - self.number) % self.slots)[..., None]  # (R, n, C, 1)
-        inside = (distance > 0) & (distance <= model.window)
-        inside = inside & (distance <= positions[..., None, None] - model.columns)  # whole in the row
-        equal = self.hashes.of(rows)[:, None] == keys[:, :, None]  # (R, n, C, K)
-        nearest = torch.where(equal & inside, distance, self.slots).amin(2)  # (R, n, K)
-        known = nearest < self.slots
-        after = positions[..., None] - torch.where(known, nearest, 1) + 1
-        return torch.where(known[..., None], self.ids.read(places_of(rows, after, self.slots)), model.nothing)
+        turns = (self.slots - positions % self.slots).flatten()
+        nearness = self.nearness.index_select(0, turns).view(*positions.shape, self.slots)  # (R, n, C)
+        nearest = []
+        for ring, size in zip(self.hashes, self.model.sizes, strict=True):
+            keys = ngrams[..., size - 1]
+            ring.write(places, keys)
+            equal = ring.of(rows)[:, None] == keys[..., None]
+            nearest.append((equal * nearness).amax(-1))
+        near = torch.stack(nearest, dim=-1)  # (R, n, K), 0 where there is none
+        after = positions[..., None] + 1 - (self.slots - near)
+        found = self.ids.read(places_of(rows, after, self.slots))
+        return torch.where(near[..., None] > 0, found, self.model.nothing)

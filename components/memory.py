@@ -69,7 +69,7 @@ class Memory:
         self.match = MatchMemory(match, rows, ahead, before.device) if match else None
 
     def rings(self) -> list[Ring]:
-        matched = [self.match.hashes, self.match.ids] if self.match else []
+        matched = self.match.rings() if self.match else []
         return [self.hashes, self.before, *matched, *self.transformer.rings()]
 
     def upcoming(self, rows: Tensor) -> Tensor:
