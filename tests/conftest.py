@@ -6,12 +6,14 @@ Kernels for a GPU are interpreted where there is none.
 """
 
 import os
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded, and for the processes that tests start
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -21,3 +23,9 @@ if not torch.cuda.is_available():
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("explore", max_examples=500, deadline=None)
 settings.load_profile("steady")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder is an empty one."""
+    monkeypatch.chdir(tmp_path)

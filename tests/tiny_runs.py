@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from tiny_models import tiny_config
+from torch import Tensor
 
 from abstractinator.config import ExperimentConfig
 from abstractinator.data import DataConfig
 from abstractinator.settings import to_dict
+from abstractinator.training import loop
+from abstractinator.training.checkpoint import load_checkpoint
+from abstractinator.training.run_state import RunState
 from components.sampling import GenerationConfig
 
 
@@ -72,3 +81,59 @@ def write_config(path: Path, config: ExperimentConfig) -> str:
     """The settings as a file for the command line → its path."""
     path.write_text(f"exp_config = {to_dict(config)!r}\n")
     return str(path)
+
+
+def losses_of(steps: list[loop.StepResult]) -> list[float]:
+    losses = [float(step.losses.total.detach()) for step in steps]
+    steps.clear()
+    return losses
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """This process gets a signal during that step."""
+    before = loop.train_step
+
+    def stopping(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+        result = before(state, batches)
+        if state.step == step:
+            os.kill(os.getpid(), number)
+        return result
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+
+
+def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
+    return load_checkpoint(folder / "checkpoints" / f"checkpoint_step{step}.pt")["model"]
+
+
+def assert_same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def folders(tmp_path: Path, *names: str) -> list[Path]:
+    """Folders of runs that all train on the same text."""
+    text = write_text(tmp_path / "text")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text").symlink_to(text)
+    return [tmp_path / name for name in names]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def recorded_steps(monkeypatch: pytest.MonkeyPatch) -> list[loop.StepResult]:
+    """The results of all optimizer steps, as they are made."""
+    done: list[loop.StepResult] = []
+    real = loop.train_step
+
+    def recorded(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+        result = real(state, batches)
+        if result is not None:
+            done.append(result)
+        return result
+
+    monkeypatch.setattr(loop, "train_step", recorded)
+    return done

@@ -1,0 +1,223 @@
+"""Whatever stops a training, a good checkpoint is left: losses that are not finite, a full disk, signals, kill -9."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import names_in, tiny_experiment, weights_of, write_config
+from torch import Tensor
+
+from abstractinator import cli
+from abstractinator.training import checkpoint, loop
+from abstractinator.training.checkpoint import latest_checkpoint, load_checkpoint
+from abstractinator.training.loop import Interrupted, train
+from abstractinator.training.run_state import RunState
+from abstractinator.training.step import TrainingError
+from components.hierarchical_autoencoder import HierarchicalAutoencoder
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def not_finite_at(monkeypatch: pytest.MonkeyPatch, call: int, value: float) -> None:
+    """The model's loss is that value at its so-manyth forward pass in training."""
+    real, calls = HierarchicalAutoencoder.forward, [0]
+
+    def broken(self: HierarchicalAutoencoder, rows: Tensor, **what: bool) -> Any:
+        losses = real(self, rows, **what)
+        calls[0] += self.training
+        return dataclasses.replace(losses, total=losses.total * value) if calls[0] == call else losses
+
+    monkeypatch.setattr(HierarchicalAutoencoder, "forward", broken)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    not_finite_at(monkeypatch, 5, value)
+    # The checkpoint of step 4 is what the loss came from, so the one before it is advised.
+    with pytest.raises(TrainingError, match=r"loss became (nan|inf) at step 5\b.*resume_from_\S*checkpoint_step2.pt$"):
+        train(tiny_experiment(tmp_path, checkpoint_interval=2))
+    assert names_in(tmp_path / "checkpoints") == ["checkpoint_step2.pt", "checkpoint_step4.pt"]
+    assert all(torch.isfinite(x).all() for x in weights_of(tmp_path, 4).values())
+
+
+def test_a_loss_that_is_not_finite_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    not_finite_at(monkeypatch, 3, math.nan)
+    assert cli.main(["train", "--config", write_config(tmp_path / "c.py", tiny_experiment(tmp_path))]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("abstractinator: the loss became nan at step 3, ")
+
+
+def test_too_large_a_learning_rate_stops_the_training(tmp_path: Path) -> None:
+    config = tiny_experiment(tmp_path, checkpoint_interval=1, warmup_steps=0, checkpoints_kept=8)
+    with pytest.raises(TrainingError, match=r"at step \d"):
+        train(dataclasses.replace(config, learning_rate=1e30))
+    saved = list((tmp_path / "checkpoints").glob("*.pt"))
+    assert saved
+    for path in saved:
+        assert all(torch.isfinite(x).all() for x in load_checkpoint(path)["model"].values())
+
+
+def test_a_huge_learning_rate_leaves_a_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.train_step
+
+    def rising(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+        if state.step >= 4:
+            for optimizer in state.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = 30.0
+        return real(state, batches)
+
+    monkeypatch.setattr(loop, "train_step", rising)
+    config = tiny_experiment(tmp_path, max_steps=12, checkpoint_interval=1, checkpoints_kept=1)
+    with contextlib.suppress(TrainingError):  # whether or not the loss ends as nan
+        train(config)
+    kept = [step for step, _ in checkpoint.checkpoints(tmp_path / "checkpoints")]
+    assert len(kept) == 2
+    assert kept[0] <= 4 < kept[1]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_experiment(tmp_path, checkpoint_interval=2)
+    real, writes = torch.save, [0]
+
+    def full(content: object, file: Any) -> None:
+        writes[0] += 1
+        real(content, file)
+        if writes[0] == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    assert cli.main(["train", "--config", write_config(tmp_path / "c.py", config)]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "No space left on device" in message and "checkpoint_step2.pt" in message
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_step2.pt"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert train(dataclasses.replace(config, resume_from_checkpoint="latest")).steps == 8
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    config = tiny_experiment(tmp_path, max_steps=100_000, checkpoint_interval=20)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", write_config(tmp_path / "c.py", config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "checkpoints"
+    try:
+        while latest_checkpoint(folder) is None and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == status, err
+    latest = latest_checkpoint(folder)
+    assert latest is not None
+    assert f"resume_from_checkpoint={latest}" in err
+    assert "Traceback" not in err
+    assert load_checkpoint(latest)["step"] >= 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("when", ["_save", "evaluate_held_out"])
+def test_a_signal_in_the_last_measurement_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, number: signal.Signals
+) -> None:
+    real, config = getattr(loop, when), tiny_experiment(tmp_path, max_steps=2)
+    handler = signal.getsignal(number)
+
+    def stopping(*arguments: Any, **settings: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return real(*arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, when, stopping)
+        with pytest.raises(Interrupted) as stopped:
+            train(config)
+    assert stopped.value.signal_number == number
+    assert names_in(tmp_path / "checkpoints") == ["checkpoint_step2.pt"]
+    assert signal.getsignal(number) is handler
+    resumed = dataclasses.replace(config, resume_from_checkpoint=str(stopped.value.checkpoint))
+    assert train(resumed).steps == 2
+    assert names_in(tmp_path / "checkpoints") == ["checkpoint_step2.pt", "summary.json"]
+
+
+@pytest.mark.parametrize("heard", ["nothing", "what begins"])
+def test_a_reader_who_goes_away_leaves_a_checkpoint(tmp_path: Path, heard: str) -> None:
+    config = tiny_experiment(tmp_path, max_steps=100_000, log_interval=1)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", write_config(tmp_path / "c.py", config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    try:
+        begun = b""
+        while heard == "what begins" and b"training:" not in begun:
+            begun += os.read(process.stdout.fileno(), 1 << 16)
+        process.stdout.close()
+        status = process.wait(timeout=250)
+    finally:
+        process.kill()
+    assert status == 128 + signal.SIGPIPE
+    if heard == "what begins":
+        latest = latest_checkpoint(tmp_path / "checkpoints")
+        assert latest is not None
+        assert load_checkpoint(latest)["step"] >= 1
+
+
+# Trains in forked children, each going on where the one before was killed at a random moment.
+KILLED = """
+import os, random, signal, sys, time, torch
+from abstractinator.config import load_experiment
+from abstractinator.training.checkpoint import latest_checkpoint, load_checkpoint
+from abstractinator.training.loop import train
+torch.set_num_threads(1)
+random.seed(0)
+before = 0
+for round in range(6):
+    resume = [f"resume_from_checkpoint={'latest' if before else None}"]
+    config = load_experiment(sys.argv[1], resume)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        train(config)
+        os._exit(1)
+    while latest_checkpoint(config.checkpoint_dir) is None or (
+        load_checkpoint(latest_checkpoint(config.checkpoint_dir))["step"] <= before
+    ):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the child ended by itself"
+        time.sleep(0.01)
+    time.sleep(random.random() * 0.2)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    payload = load_checkpoint(latest_checkpoint(config.checkpoint_dir))
+    assert payload["step"] > before
+    before = payload["step"]
+print(before)
+"""
+
+
+def test_kills_at_random_moments_leave_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    config = tiny_experiment(tmp_path, max_steps=100_000, checkpoint_interval=1, checkpoints_kept=20)
+    arguments = [sys.executable, "-c", KILLED, write_config(tmp_path / "c.py", config)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # this code, not an installed one
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=250, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 6
