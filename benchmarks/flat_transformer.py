@@ -22,10 +22,10 @@ from abstractinator.data import ByteTokenizer
 from abstractinator.device import autocast, keep_freed_memory
 from abstractinator.training.optimizers import build_optimizers
 from benchmarks.common import argument_parser, count_parameters, finish, progress, table
+from components.token_head import NOTHING
 from components.transformer import ResidualMLP, RMSNorm
 
 _HEAD_WIDTH = 64
-_NOTHING = -100  # a target that is not scored
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class FlatByteTransformer(nn.Module):
         targets = rows[:, 1:]
         unscored = (targets == ByteTokenizer.BOS) | (targets == ByteTokenizer.PAD)
         logits = self.logits(rows[:, :-1])
-        nats = F.cross_entropy(logits.flatten(0, 1), targets.masked_fill(unscored, _NOTHING).flatten(), reduction="sum")
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.masked_fill(unscored, NOTHING).flatten(), reduction="sum")
         return nats, int((targets < ByteTokenizer.BYTES).sum())
 
     def logits(self, rows: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abstractinator.data import ByteTokenizer, Corpus
+from components.token_head import NOTHING
 
-NOT_SCORED = -100  # a target that counts for nothing
 _HEAD_WIDTH = 64
 _TOLERANCE = 0.05  # of the number of parameters
 
@@ -93,9 +93,9 @@ def predicted_bytes(rows: Tensor) -> int:
 
 
 def targets_of(rows: Tensor) -> Tensor:
-    """(B, N) → (B, N - 1) what is predicted at each position but the last; NOT_SCORED for BOS and PAD."""
+    """(B, N) → (B, N - 1) what is predicted at each position but the last; NOTHING for BOS and PAD."""
     targets = rows[:, 1:]
-    return targets.masked_fill((targets == ByteTokenizer.BOS) | (targets == ByteTokenizer.PAD), NOT_SCORED)
+    return targets.masked_fill((targets == ByteTokenizer.BOS) | (targets == ByteTokenizer.PAD), NOTHING)
 
 
 def nats_of(logits: Tensor, rows: Tensor) -> tuple[Tensor, int]:

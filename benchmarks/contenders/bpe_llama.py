@@ -20,7 +20,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from abstractinator.data import ByteTokenizer
 from benchmarks.contenders.base import (
-    NOT_SCORED,
     Contender,
     Setting,
     fitting_width,
@@ -28,6 +27,7 @@ from benchmarks.contenders.base import (
     parameters_on_meta,
     predicted_bytes,
 )
+from components.token_head import NOTHING
 
 _TEXT = 16 * 2**20  # bytes of training text that the encoding is made from
 # GPT-2's way of cutting text into words, over bytes: all that are part of a longer character count as letters.
@@ -76,7 +76,7 @@ class BpeLlama(Contender):
         lengths = torch.tensor([len(row) for row in encoded], device=rows.device)
         targets = ids[:, 1:]
         behind = torch.arange(1, longest, device=rows.device) >= lengths[:, None]
-        targets = targets.masked_fill(behind | (targets == self.tokens), NOT_SCORED)
+        targets = targets.masked_fill(behind | (targets == self.tokens), NOTHING)
         logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
         nats = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
         return nats, predicted_bytes(rows)
