@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from abstractinator.data import ByteTokenizer
+from abstractinator.data import ByteTokenizer, DataError
 from abstractinator.device import pick_device
 from benchmarks.common import (
     RESULTS,
@@ -48,7 +48,7 @@ from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelCo
 
 _MODULE = "benchmarks.suite"
 _STAGES = ("sweep", "time", "bytes", "lengths", "generation")
-_KNOBS = ("batch_size", "rate", "adamw_rate")  # what the sweep turns: factors on what a contender has by default
+_KNOBS = ("batch", "rate", "adamw_rate")  # what the sweep turns: factors on what a contender has by default
 _FACTORS = (1.0, 0.5, 2.0)  # by which it does; it goes on beyond the last while that is the best
 _FARTHEST = 3  # so many times
 
@@ -61,7 +61,7 @@ class Entry:
     version: str | None
     width: int = 0
     factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_KNOBS, 1.0))
-    training: dict[str, Any] | None = None  # the task of its training in equal time, once that is over
+    training: dict[str, Any] | None = None  # the recipe of its training in equal time, once that is over
     results: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -88,6 +88,8 @@ class Suite:
         self.base["text"] = f"{corpus.fingerprint} {hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:12]}"
         self.base["code"] = code_fingerprint()
         self.held_out_bytes = int((rows < ByteTokenizer.BYTES).sum())
+        if not self.held_out_bytes:
+            raise DataError(f"{options.held_out or 'the held-out part of the data'} has no bytes that could be scored")
         self.entries = [Entry(name, version_of(name)) for name in options.contenders]
 
     def run(self) -> None:
@@ -101,8 +103,11 @@ class Suite:
             "generation": self._generation,
         }
         wanted = set(self.options.stages)
+        # What a stage is measured with; it costs nothing where it was done before.
         if wanted & {"bytes", "lengths", "generation"}:
-            wanted |= {"sweep", "time"}  # what they measure; it costs nothing where it was done before
+            wanted.add("time")
+        if "time" in wanted:
+            wanted.add("sweep")
         for name in _STAGES:
             if name in wanted and not (name == "sweep" and not self.options.sweep_seconds):
                 stages[name]()
@@ -136,7 +141,7 @@ class Suite:
         """Whether the action went well; otherwise the contender's failure is noted."""
         try:
             action()
-        except (RuntimeError, TooLong, ValueError, ImportError, OSError) as error:
+        except (RuntimeError, TooLong, ValueError, ImportError) as error:
             entry.failures[stage] = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
             progress(f"{entry.name}: {stage} failed: {entry.failures[stage]}")
             return False
@@ -163,7 +168,7 @@ class Suite:
 
     def _sweep_one(self, entry: Entry, knob: str) -> None:
         """The next factor of this knob, if there is one left to try."""
-        least = 1 / self.base["batch_size"] if knob == "batch_size" else 0.0
+        least = 1 / self.base["batch_size"] if knob == "batch" else 0.0  # of a row
         factor = _next_factor(entry.tried(knob), least)
         if factor is not None:
             factors, seconds = entry.factors | {knob: factor}, self.options.sweep_seconds
@@ -195,9 +200,10 @@ class Suite:
 
     def _recipe(self, factors: dict[str, float], unit: str, budget: float) -> dict[str, Any]:
         """See `Recipe`."""
-        batch_size = round(self.base["batch_size"] * factors["batch_size"])
+        rates = {knob: factor for knob, factor in factors.items() if knob != "batch"}
+        batch_size = round(self.base["batch_size"] * factors["batch"])
         common = {name: self.base[name] for name in ("sequence_length", "seed")}
-        return {"unit": unit, "budget": budget, **common, **factors, "batch_size": batch_size}
+        return {"unit": unit, "budget": budget, **common, **rates, "batch_size": batch_size}
 
     def _train(self, stage: str, trainings: dict[str, dict[str, Any]]) -> None:
         """Trains all contenders in turns, a part each, and scores them; their curves and scores are results[stage]."""
@@ -279,7 +285,7 @@ def _in_words(details: dict[str, Any]) -> str:
     return ", ".join(f"{name} {known[name]}" for name in _TELLING if name in known)
 
 
-_TELLING = ("part", "parts", *_KNOBS, "length", "rows", "mode", "repeat")
+_TELLING = ("part", "parts", "batch_size", "rate", "adamw_rate", "length", "rows", "mode", "repeat")
 
 # Options that every task holds, since every result may depend on them.
 _BASE = (
@@ -353,7 +359,10 @@ def main(arguments: list[str] | None = None) -> None:
         pick_device(options.device)
     except ValueError as error:
         parser.error(str(error))
-    suite = Suite(options)
+    try:
+        suite = Suite(options)
+    except DataError as error:
+        parser.error(str(error))
     try:
         suite.run()
     except KeyboardInterrupt:

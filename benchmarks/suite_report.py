@@ -107,8 +107,10 @@ def _sweep(done: list[dict[str, Any]]) -> str:
             ]
         )
     header = ["", "trainings", "rows a step", "rates", "AdamW's", "AdamW", "Muon", "by default", "as swept"]
-    title = "the sweep: factors on the defaults, learning rates in use, exact bits per byte"
-    return table(title, header, rows) if any("sweep" in one for one in done) else ""
+    title = "the sweep: factors on the defaults, learning rates in use, exact bits per byte of training text"
+    if not any("sweep" in one for one in done):
+        return "no sweep was made: rows a step and learning rates are everybody's defaults"
+    return table(title, header, rows)
 
 
 def _per(one: dict[str, Any], stage: str) -> str:

@@ -62,7 +62,7 @@ def corpus_of(base: dict[str, Any]) -> Corpus:
 
 
 def size(task: Task, corpus: Corpus, folder: Path) -> Result:
-    """→ width, parameters, and what the run must know of the class: remark, modes, and its default learning rates."""
+    """→ width, parameters, and what the run must know of the class: remark and modes."""
     kind, setting = contender_class(task["contender"]), _setting(task, corpus, folder)
     width = kind.fit(setting)
     return {
@@ -70,7 +70,6 @@ def size(task: Task, corpus: Corpus, folder: Path) -> Result:
         "parameters": count_parameters(kind(width, setting)),
         "remark": kind.remark,
         "modes": kind.modes,
-        "default_rates": [kind.learning_rate, kind.muon_learning_rate],
     }
 
 

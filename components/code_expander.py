@@ -44,10 +44,11 @@ class ExpanderConfig:
     ngram_width: int = 64
     match_sizes: tuple[int, ...] = (4, 7)
     match_window: int = 1_024
+    match_width: int = 32
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "place_width", "mlp_width", "ngram_sizes", "ngram_rows", "ngram_width")
-        check_at_least_one(self, "match_sizes", "match_window")
+        check_at_least_one(self, "match_sizes", "match_window", "match_width")
         if self.layers < 0:
             raise ValueError(f"layers must be at least 0, not {self.layers}")
 
@@ -82,12 +83,13 @@ class CodeExpander(nn.Module):
         self.embedding = TokenEmbedding(
             alphabet,
             width,
-            config.ngram_sizes,
-            config.ngram_rows,
-            config.ngram_width,
-            lower_vector_width,
-            config.match_sizes,
-            config.match_window,
+            ngram_sizes=config.ngram_sizes,
+            ngram_rows=config.ngram_rows,
+            ngram_width=config.ngram_width,
+            vector_width=lower_vector_width,
+            match_sizes=config.match_sizes,
+            match_window=config.match_window,
+            match_width=config.match_width,
         )
         self.start = nn.Parameter(0.1 * torch.randn(width))
         self.from_context = nn.Linear(context_width, width, bias=False)

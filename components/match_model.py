@@ -26,9 +26,7 @@ class MatchModel(nn.Module):
     tokens ago they may have ended at most. guess_width: of the table of guesses, one for each token, slot and size.
     """
 
-    def __init__(
-        self, alphabet: Alphabet, width: int, sizes: tuple[int, ...], window: int, guess_width: int = 32
-    ) -> None:
+    def __init__(self, alphabet: Alphabet, width: int, sizes: tuple[int, ...], window: int, guess_width: int) -> None:
         super().__init__()
         self.sizes, self.window, self.alphabet = tuple(sorted(set(sizes))), window, alphabet
         self.nothing = alphabet.size  # what stands for "no match" in each slot

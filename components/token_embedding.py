@@ -31,7 +31,8 @@ class TokenEmbedding(nn.Module):
     alphabet: what the tokens are. width: D. ngram_sizes: lengths n in tokens of the n-grams that are hashed
     into one table of ngram_rows × ngram_width and summed (BLT, Pagnoni et al. 2024, section 3.2.1); n = 1 is
     of use for tokens of several slots, where it is the whole tuple. vector_width: width of `Tokens.vectors`,
-    0 where tokens have none. match_sizes, match_window: see MatchModel.
+    0 where tokens have none. match_sizes, match_window, match_width: see MatchModel, whose table of
+    guesses is so wide.
     """
 
     columns: Tensor
@@ -46,6 +47,7 @@ class TokenEmbedding(nn.Module):
         vector_width: int = 0,
         match_sizes: tuple[int, ...] = (),
         match_window: int = 1,
+        match_width: int = 32,
     ) -> None:
         super().__init__()
         self.alphabet, self.ngram_sizes, self.ngram_rows = alphabet, ngram_sizes, ngram_rows
@@ -54,7 +56,7 @@ class TokenEmbedding(nn.Module):
             self.register_buffer("columns", torch.tensor(sorted(set(ngram_sizes))) - 1, persistent=False)
             self.ngrams = nn.EmbeddingBag(ngram_rows, ngram_width, mode="sum")
             self.from_ngrams = nn.Linear(ngram_width, width, bias=False)
-        self.match = MatchModel(alphabet, width, match_sizes, match_window) if match_sizes else None
+        self.match = MatchModel(alphabet, width, match_sizes, match_window, match_width) if match_sizes else None
         if vector_width:
             self.from_vectors = nn.Linear(vector_width, width, bias=False)
 

@@ -228,7 +228,9 @@ def run(monkeypatch: pytest.MonkeyPatch, text: Path) -> Iterator[Any]:
     sizes += " --held-out-bytes 400 --curve-bytes 128 --lengths 64 128 --steps 1 --generation-rows 1 2"
     sizes += " --prompt-bytes 20 --new-bytes 6 --repeats 2"
 
-    def run(output: Path, *contenders: str, fail: Any = lambda task: None) -> tuple[dict[str, Any], list[str]]:
+    def run(
+        output: Path, *contenders: str, fail: Any = lambda task: None, stages: str = ""
+    ) -> tuple[dict[str, Any], list[str]]:
         done: list[str] = []
 
         def here(module: str, worker: dict[str, Any], timeout: float | None = None) -> dict[str, Any] | None:
@@ -241,7 +243,8 @@ def run(monkeypatch: pytest.MonkeyPatch, text: Path) -> Iterator[Any]:
             return suite_work.work(task, Path(worker["folder"]))
 
         monkeypatch.setattr(suite, "in_fresh_process", here)
-        suite.main(["--data", str(text), "--output", str(output), "--contenders", *contenders, *sizes.split()])
+        given = ["--data", str(text), "--output", str(output), "--contenders", *contenders, *sizes.split()]
+        suite.main([*given, "--stages", *stages.split()] if stages else given)
         return json.loads((output / "suite.json").read_text()), done
 
     yield run
@@ -342,9 +345,9 @@ def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
     (entry,) = run.entries
     entry.width = 1
     run._sweep()
-    assert entry.factors == {"batch_size": 0.25, "rate": 4.0, "adamw_rate": 0.25}
+    assert entry.factors == {"batch": 0.25, "rate": 4.0, "adamw_rate": 0.25}
     assert run._training(entry, "bytes", 9.0)["batch_size"] == 2
-    swept = [tuple(one[name] for name in best) for one in entry.results["sweep"]]
+    swept = [tuple(one[name] for name in entry.factors) for one in entry.results["sweep"]]
     assert len(swept) == len(set(swept)) == 13 and swept[0] == (1.0, 1.0, 1.0)
 
 
@@ -356,10 +359,36 @@ def test_a_worker_ends_with_its_parent(parent: str) -> None:
     assert done.returncode == (1 if parent == "no process" else 0)
 
 
-def test_what_is_scored_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [("", None, "is no file"), ("a.txt", "", "a.txt has no bytes"), ("a.jsonl", '{"words": "a"}\n', "text")],
+)
+def test_what_is_scored_is_a_file_of_text(
+    name: str, text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
     with pytest.raises(SystemExit):
-        suite.main(["--held-out", str(tmp_path), "--output", str(tmp_path)])
-    assert "is no file" in capsys.readouterr().err
+        suite.main(["--held-out", str(tmp_path / name), "--output", str(tmp_path)])
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_result_that_cannot_be_written_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
+) -> None:
+    run = suite_of(text, tmp_path)
+    (tmp_path / "suite_state").write_text("a file where the folder should be")
+    monkeypatch.setattr(suite, "in_fresh_process", lambda *_, timeout: {"width": 1, "parameters": 50_000})
+    with pytest.raises(FileExistsError):
+        run.run()
+
+
+def test_what_a_sweep_found_is_used_by_a_stage_asked_for_later(run: Any, tmp_path: Path) -> None:
+    first, _ = run(tmp_path, "flat", stages="sweep")
+    (swept,) = first["contenders"]
+    later, done = run(tmp_path, "flat", stages="time")
+    assert later["contenders"][0]["factors"] == swept["factors"]
+    assert done[0] == "flat part seconds 0"
 
 
 def test_a_factor_that_fails_keeps_no_other_from_being_tried(
@@ -375,8 +404,8 @@ def test_a_factor_that_fails_keeps_no_other_from_being_tried(
     (entry,) = run.entries
     entry.width = 1
     run._sweep()
-    assert entry.factors["batch_size"] == 1.0 and entry.factors["rate"] == 16.0
-    assert entry.failures == {"sweep batch_size × 2": "too large"}
+    assert entry.factors["batch"] == 1.0 and entry.factors["rate"] == 16.0
+    assert entry.failures == {"sweep batch × 2": "too large"}
 
 
 def test_the_held_out_rows_come_from_all_over_the_text(text: Path, tmp_path: Path) -> None:

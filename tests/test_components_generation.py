@@ -425,11 +425,6 @@ def test_a_setting_that_there_is_not_is_named_with_those_that_there_are() -> Non
         model_of("fixed").generate_bytes(b"text", max_bytes=3)
 
 
-def test_one_text_is_no_list_of_prompts() -> None:
-    with pytest.raises(ValueError, match="a list of bytes"):
-        stream_bytes(model_of("fixed"), b"text", GenerationConfig())  # type: ignore[arg-type]
-
-
 def test_a_temperature_of_almost_nothing_is_greedy() -> None:
     model = model_of("fixed")
     cold, greedy = (model.generate_bytes(b"a", temperature=t, max_new_bytes=9) for t in (1e-320, 0.0))

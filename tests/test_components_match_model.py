@@ -21,7 +21,7 @@ rows_of_tokens = st.lists(st.lists(st.integers(0, 2), max_size=14), min_size=1, 
 
 def model_of(alphabet: Alphabet) -> MatchModel:
     torch.manual_seed(0)
-    return MatchModel(alphabet, 5, SIZES, WINDOW, guess_width=3)
+    return MatchModel(alphabet, 5, SIZES, WINDOW, 3)
 
 
 def tokens_of(rows: list[list[int]], alphabet: Alphabet) -> Tokens:

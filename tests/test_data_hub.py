@@ -1,7 +1,9 @@
 """Hub corpora, with local files in the place of the hub."""
 
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import datasets
@@ -9,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from abstractinator.data import DataConfig, DataError, PackedRows, open_corpus
+from abstractinator.data import DataConfig, DataError, PackedRows, hub_corpus, open_corpus
+from abstractinator.data.document_split import Document
 
 TEXTS = [f"hub document {i} " * (1 + i % 4) for i in range(120)]
 LOAD = datasets.load_dataset  # as it is before a test replaces it
@@ -92,3 +95,22 @@ def test_errors_of_the_hub_say_what_to_do(error: Exception, message: str, monkey
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(DataError, match=message):
         open_corpus(config())
+
+
+def test_a_stream_that_a_thread_waits_in_is_left_to_the_thread() -> None:
+    inside, over = Event(), Event()
+
+    def arrivals() -> Generator[Document]:
+        inside.set()
+        over.wait(60)
+        yield Document(b"text", 0)
+
+    waiting = arrivals()
+    reader = Thread(target=next, args=(waiting,))
+    reader.start()
+    assert inside.wait(60)
+    hub_corpus._close(waiting)
+    over.set()
+    reader.join()
+    hub_corpus._close(waiting)
+    assert list(waiting) == []

@@ -27,12 +27,8 @@ from components import segment_parts
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[loop.StepResult]:
-    return recorded_steps(monkeypatch)
-
-
-def test_a_seed_gives_the_same_losses_and_another_does_not(tmp_path: Path, steps: list[loop.StepResult]) -> None:
+def test_a_seed_gives_the_same_losses_and_another_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = recorded_steps(monkeypatch)
     a, b, c = folders(tmp_path, "a", "b", "c")
     train(tiny_experiment(a))
     first = losses_of(steps)
@@ -45,9 +41,8 @@ def test_a_seed_gives_the_same_losses_and_another_does_not(tmp_path: Path, steps
     assert losses_of(steps) != first
 
 
-def test_accumulated_batches_weigh_as_one_large_batch(
-    tmp_path: Path, steps: list[loop.StepResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accumulated_batches_weigh_as_one_large_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = recorded_steps(monkeypatch)
     for name in ("_CUT", "_STRAY"):  # what is learned beside the text is drawn anew for each batch
         monkeypatch.setattr(segment_parts, name, 0.0)
     # Documents much longer than a row: all rows of the first step have equally many bytes.
@@ -85,7 +80,8 @@ def test_the_autoencoder_trains_alone_at_first(tmp_path: Path) -> None:
         assert guessed == (step < 4)
 
 
-def test_a_run_learns_and_its_summary_is_whole(tmp_path: Path, steps: list[loop.StepResult]) -> None:
+def test_a_run_learns_and_its_summary_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = recorded_steps(monkeypatch)
     summary = train(tiny_experiment(tmp_path, "threshold-fixed", max_steps=40, validation_interval=20))
     losses = losses_of(steps)
     assert losses[-1] < losses[0]

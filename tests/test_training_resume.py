@@ -33,16 +33,12 @@ from components.transformer import TransformerConfig
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[loop.StepResult]:
-    return recorded_steps(monkeypatch)
-
-
 @pytest.mark.parametrize("stop", [1, 4, 7])
 @pytest.mark.parametrize("shape", ["information", "increase", "whitespace-both"])
 def test_a_resumed_run_equals_one_that_was_never_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[loop.StepResult], shape: str, stop: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str, stop: int
 ) -> None:
+    steps = recorded_steps(monkeypatch)
     # At train_fraction 0.15 entropy models and thresholds are frozen from step 2 of 8 on: stops before and after.
     whole, halves = folders(tmp_path, "whole", "halves")
     train(tiny_experiment(whole, shape, validation_interval=3, generation_interval=3))
@@ -107,9 +103,8 @@ def wide_experiment(folder: Path, **changes: Any) -> ExperimentConfig:
 
 
 @pytest.mark.parametrize("scheduler_type", ["cosine", "linear", "constant_with_warmup", "inverse_sqrt"])
-def test_schedules_survive_a_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[loop.StepResult], scheduler_type: str
-) -> None:
+def test_schedules_survive_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler_type: str) -> None:
+    steps = recorded_steps(monkeypatch)
     whole, halves = folders(tmp_path, "whole", "halves")
     settings: dict[str, Any] = {"scheduler_type": scheduler_type, "scheduler_specific_kwargs": {}, "max_steps": 5}
     train(tiny_experiment(whole, **settings))

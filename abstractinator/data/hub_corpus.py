@@ -6,6 +6,7 @@ documents, and each chunk is shuffled; a position is the place before the chunk 
 Every process of a distributed run reads the whole stream.
 """
 
+import contextlib
 import json
 import weakref
 from collections.abc import Generator, Iterator
@@ -119,7 +120,7 @@ class _HubStream(DocumentStream):
             self._stream.load_state_dict(self._before)
         self._arrivals = corpus.documents(self._stream)
         # The readers of datasets print tracebacks when Python ends and finds them open.
-        weakref.finalize(self, self._arrivals.close)
+        weakref.finalize(self, _close, self._arrivals)
         self._documents = self._read_chunk()
 
     def position(self) -> list[Any]:
@@ -143,3 +144,9 @@ class _HubStream(DocumentStream):
         texts = [self._corpus.split.training_part(document) for document in arrived]
         order = np.random.default_rng([*self._seeds, self._chunk]).permutation(len(texts))
         return [texts[place] for place in order.tolist()]
+
+
+def _close(arrivals: Generator[Document]) -> None:
+    """Ends a stream; one that a thread still waits in ends with the thread."""
+    with contextlib.suppress(ValueError):
+        arrivals.close()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 FORMAT = "abstractinator-checkpoint"
-FORMAT_VERSION = 2  # 2: other hashes of n-grams, so rows of their tables mean something else
+FORMAT_VERSION = 3  # 3: the predictor has a match model
 _STEP = re.compile(r"checkpoint_step(\d+)\.pt")
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 

@@ -28,7 +28,8 @@ _Table = ExpanderConfig | TopTransformerConfig  # configurations with a table of
 
 class Abstractinator(Contender):
     """HierarchicalAutoencoder. width: of the transformer on top; at the default preset's number of parameters it is
-    that preset, at others all widths go in proportion."""
+    that preset, at others all widths go in proportion, but for the
+    match model's, which is small."""
 
     learning_rate = ExperimentConfig.learning_rate
     muon_learning_rate = ExperimentConfig.muon_learning_rate
@@ -61,8 +62,7 @@ class Abstractinator(Contender):
         return losses.two_part * losses.bytes, int((rows < BYTES.codebook_size).sum())
 
     def positions(self, rows: Tensor) -> int:
-        codes = self.model(rows).compressed[-1].codes
-        return int((~codes.special).sum())
+        return self.model(rows).compressed[-1].codes.packing.total
 
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
         config = GenerationConfig(mode, max_new_bytes=new_bytes, temperature=1.0, top_p=1.0, seed=seed)
@@ -70,7 +70,7 @@ class Abstractinator(Contender):
 
 
 def model_config(width: int, tables: float) -> ModelConfig:
-    """The default preset with `width` on top, all other widths in proportion, and so many times the rows in tables."""
+    """The default preset with `width` on top, the other widths in proportion, and so many times the rows in tables."""
 
     def transformer(config: TransformerConfig) -> TransformerConfig:
         size = _scaled(config.width, width, 2 * config.heads)

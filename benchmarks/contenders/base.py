@@ -76,7 +76,7 @@ class Contender(nn.Module, ABC):
 
     @abstractmethod
     def positions(self, rows: Tensor) -> int:
-        """How many positions of the main network these rows (B, N) take."""
+        """How many positions of the main network these rows (B, N) take, BOS and EOS among them and PAD not."""
 
     @abstractmethod
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
@@ -85,6 +85,11 @@ class Contender(nn.Module, ABC):
 
         seed: of a contender that draws from a generator of its own; the others draw from torch's.
         """
+
+
+def read_tokens(rows: Tensor) -> int:
+    """How many tokens of (B, N) something is predicted behind: all but PAD and a row's last."""
+    return int((rows[:, :-1] != ByteTokenizer.PAD).sum())
 
 
 def predicted_bytes(rows: Tensor) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.contenders.base import Contender, Setting, predicted_bytes, prompt_rows, sample_bytes
+from benchmarks.contenders.base import Contender, Setting, prompt_rows, read_tokens, sample_bytes
 from benchmarks.flat_transformer import FlatByteTransformer, FlatCache, flat_config
 
 
@@ -27,7 +27,7 @@ class Flat(Contender):
         return self.model.score(rows)
 
     def positions(self, rows: Tensor) -> int:
-        return predicted_bytes(rows)
+        return read_tokens(rows)
 
     @torch.no_grad()
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:

@@ -15,8 +15,8 @@ from benchmarks.contenders.base import (
     heads_for,
     nats_of,
     parameters_on_meta,
-    predicted_bytes,
     prompt_rows,
+    read_tokens,
     sample_bytes,
 )
 from components.incremental_transformer import IncrementalTransformer
@@ -53,7 +53,7 @@ class FlatWindow(Contender):
         return nats_of(self.to_logits(x).view(*read.shape, -1), rows)
 
     def positions(self, rows: Tensor) -> int:
-        return predicted_bytes(rows)
+        return read_tokens(rows)
 
     @torch.no_grad()
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:

@@ -15,8 +15,8 @@ from benchmarks.contenders.base import (
     fitting_width,
     nats_of,
     parameters_on_meta,
-    predicted_bytes,
     prompt_rows,
+    read_tokens,
     stream_by_rereading,
 )
 
@@ -52,7 +52,7 @@ class Megabyte(Contender):
         return nats_of(self.model(rows[:, :-1]), rows)
 
     def positions(self, rows: Tensor) -> int:
-        return -(-predicted_bytes(rows) // _PATCH)
+        return -(-read_tokens(rows) // _PATCH)
 
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
         return stream_by_rereading(self._next_logits, prompt_rows(prompts, self), new_bytes)
