@@ -1,7 +1,7 @@
 """Our model beside its peers: the same documents, seed, number of parameters, optimizers and time, in turns.
 
     sweep       rows a step, learning rates, and AdamW's beside Muon's, of each contender: one after the other, in short
-                trainings around its own defaults
+                trainings around its own defaults, the first in equal time, the others over as many bytes
     time        training for --seconds each, a part at a time in turns; then held-out bits per byte, bytes a second of
                 scoring, compression, operations per byte
     bytes       the same for equally many bytes, each with a whole schedule of its own: those that the slowest saw
@@ -172,12 +172,20 @@ class Suite:
         factor = _next_factor(entry.tried(knob), least)
         if factor is not None:
             factors, seconds = entry.factors | {knob: factor}, self.options.sweep_seconds
-            task = {"width": entry.width, "training": self._recipe(factors, "seconds", seconds)}
+            unit, budget = self._sweep_budget(entry, knob)
+            task = {"width": entry.width, "training": self._recipe(factors, unit, budget)}
             found: Result = {"exact": None}  # what fails is no reason to try nothing else
             self._try(
                 entry, f"sweep {knob} × {factor:g}", lambda: found.update(self.measure(entry, "sweep", seconds, **task))
             )
             entry.results.setdefault("sweep", []).append(factors | found)
+
+    def _sweep_budget(self, entry: Entry, knob: str) -> tuple[str, float]:
+        """Equal time for rows a step. For the rates what was read in that time: a rate makes no step slower, so the
+        speed of the machine, which is another at every hour, is not to decide between them."""
+        swept = [one for one in entry.results.get("sweep", []) if one["batch"] == entry.factors["batch"]]
+        read = [one["bytes"] for one in swept if one["exact"] is not None]
+        return ("bytes", read[0]) if knob != "batch" and read else ("seconds", self.options.sweep_seconds)
 
     def _time(self) -> None:
         trainings = {entry.name: self._training(entry, "seconds", self.options.seconds) for entry in self.going()}

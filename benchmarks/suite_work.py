@@ -74,7 +74,7 @@ def size(task: Task, corpus: Corpus, folder: Path) -> Result:
 
 
 def sweep(task: Task, corpus: Corpus, folder: Path) -> Result:
-    """A short training → learning_rate, muon_learning_rate, steps, exact: bits per byte of training documents in
+    """A short training → learning_rate, muon_learning_rate, steps, bytes, exact: bits per byte of training documents in
     another order, None where the training went astray."""
     contender, recipe, base = _fresh(task, corpus, folder), _recipe(task), task["base"]
     training = Training(contender, corpus, recipe)
@@ -88,7 +88,11 @@ def sweep(task: Task, corpus: Corpus, folder: Path) -> Result:
     count = max(1, base["curve_bytes"] // recipe.sequence_length)
     rows = _training_rows(corpus, recipe.sequence_length, count, recipe.seed + 1).to(base["device"])
     exact = bits_per_byte(contender, rows, base["batch_size"])["exact"]
-    return result | ({"exact": exact, "steps": training.steps} if exact is not None and math.isfinite(exact) else {})
+    return result | (
+        {"exact": exact, "steps": training.steps, "bytes": training.bytes}
+        if exact is not None and math.isfinite(exact)
+        else {}
+    )
 
 
 def part(task: Task, corpus: Corpus, folder: Path) -> Result:

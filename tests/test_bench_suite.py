@@ -336,9 +336,12 @@ def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
     monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
 ) -> None:
     best = {"batch_size": 2, "rate": 4.0, "adamw_rate": 0.25}
+    trainings: list[dict[str, Any]] = []
 
     def measure(entry: suite.Entry, stage: str, seconds: float, **task: Any) -> dict[str, Any]:
-        return {"exact": sum(abs(math.log2(task["training"][name] / value)) for name, value in best.items())}
+        trainings.append(task["training"])
+        exact = sum(abs(math.log2(task["training"][name] / value)) for name, value in best.items())
+        return {"exact": exact, "bytes": 100 * task["training"]["batch_size"]}
 
     run = suite_of(text, tmp_path)
     monkeypatch.setattr(run, "measure", measure)
@@ -349,6 +352,10 @@ def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
     assert run._training(entry, "bytes", 9.0)["batch_size"] == 2
     swept = [tuple(one[name] for name in entry.factors) for one in entry.results["sweep"]]
     assert len(swept) == len(set(swept)) == 13 and swept[0] == (1.0, 1.0, 1.0)
+    # Rows a step in equal time, rates over as many bytes, whatever the machine's speed is by then.
+    budgets = {(one["unit"], one["budget"]) for one in trainings if (one["rate"], one["adamw_rate"]) != (1.0, 1.0)}
+    assert budgets == {("bytes", 200)}
+    assert {one["unit"] for one in trainings if one["batch_size"] != 2} == {"seconds"}
 
 
 @pytest.mark.parametrize("parent", ["no process", "this one"])
@@ -397,7 +404,7 @@ def test_a_factor_that_fails_keeps_no_other_from_being_tried(
     def measure(entry: suite.Entry, stage: str, seconds: float, **task: Any) -> dict[str, Any]:
         if task["training"]["batch_size"] > 8:
             raise RuntimeError("too large")
-        return {"exact": -task["training"]["rate"]}
+        return {"exact": -task["training"]["rate"], "bytes": 1}
 
     run = suite_of(text, tmp_path)
     monkeypatch.setattr(run, "measure", measure)

@@ -81,6 +81,16 @@ def test_steps_find_the_same_whatever_was_taken_back(rows: list[list[int]], data
             start += count
 
 
+@pytest.mark.parametrize(("gap", "follower"), [(WINDOW, 1), (WINDOW + 1, CODES.size)])
+def test_the_window_ends_where_it_says(gap: int, follower: int) -> None:
+    tokens, model = tokens_of([[0] + [1] * (gap - 1) + [0]], CODES), model_of(CODES)
+    assert model.followers(tokens, ngrams_of(tokens))[-1, 0].tolist() == [follower] * CODES.slots
+    memory = MatchMemory(model, 1, gap + 1, torch.device("cpu"))
+    positions = torch.arange(gap + 1)[None]
+    found = memory.enter(torch.tensor([0]), positions, tokens.ids[None], ngrams_of(tokens)[None])
+    assert found[0, -1, 0].tolist() == [follower] * CODES.slots
+
+
 def test_a_match_says_nothing_of_what_is_to_come() -> None:
     random_ = random.Random(0)
     row = [random_.randrange(3) for _ in range(60)]
