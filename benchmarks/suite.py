@@ -91,6 +91,7 @@ class Suite:
         if not self.held_out_bytes:
             raise DataError(f"{options.held_out or 'the held-out part of the data'} has no bytes that could be scored")
         self.entries = [Entry(name, version_of(name)) for name in options.contenders]
+        self.swept = _swept_before(options.sweep_from, self.base) if options.sweep_from else {}
 
     def run(self) -> None:
         for entry in self.entries:
@@ -109,7 +110,7 @@ class Suite:
         if "time" in wanted:
             wanted.add("sweep")
         for name in _STAGES:
-            if name in wanted and not (name == "sweep" and not self.options.sweep_seconds):
+            if name in wanted:
                 stages[name]()
 
     def going(self, needs: str | None = None) -> Iterator[Entry]:
@@ -157,14 +158,22 @@ class Suite:
         entry.results |= found
 
     def _sweep(self) -> None:
+        for entry in self.going():
+            if entry.name in self.swept:
+                entry.factors, entry.results["sweep"] = self.swept[entry.name]
+        if not self.options.sweep_seconds:
+            return
         for knob in _KNOBS:
             for _ in range(len(_FACTORS) + _FARTHEST):
-                for entry in self.going():
+                for entry in self._unswept():
                     self._sweep_one(entry, knob)
-            for entry in self.going("sweep"):
+            for entry in self._unswept():
                 good = {factor: exact for factor, exact in entry.tried(knob).items() if exact is not None}
                 if good:
                     entry.factors[knob] = min(good, key=good.__getitem__)
+
+    def _unswept(self) -> list[Entry]:
+        return [entry for entry in self.going() if entry.name not in self.swept]
 
     def _sweep_one(self, entry: Entry, knob: str) -> None:
         """The next factor of this knob, if there is one left to try."""
@@ -280,6 +289,30 @@ def _next_factor(tried: dict[float, float | None], least: float = 0.0) -> float 
     return following if following >= least else None
 
 
+_Swept = dict[str, tuple[dict[str, float], list[Result]]]
+
+
+def _swept_before(path: Path, base: dict[str, Any]) -> _Swept:
+    """What the sweep of another run found: by contender its factors and trainings. Raises DataError where that is no
+    result of the suite, or its factors are on something else than in this run."""
+    try:
+        found = json.loads(path.read_text())
+        settings = found["settings"] | {"parameters": found["parameters"]}
+        swept = {
+            one["name"]: ({knob: float(one["factors"][knob]) for knob in _KNOBS}, list(one["sweep"]))
+            for one in found["contenders"]
+            if one.get("sweep")
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"--sweep-from={path} is not what the suite writes ({error!r}); give its suite.json") from None
+    for name in ("parameters", "sequence_length", "batch_size", "autoencoder_fraction"):
+        if settings.get(name) != base[name]:
+            raise DataError(f"--sweep-from={path} has {name} {settings.get(name)}, this run {base[name]}")
+    if not all(factor > 0 for factors, _ in swept.values() for factor in factors.values()):
+        raise DataError(f"--sweep-from={path} has factors that are not positive")
+    return swept
+
+
 def _medians(runs: list[Result]) -> Result:
     """Of what the runs found; what one of them did not find is left out."""
     names = runs[0] if runs else ()
@@ -328,6 +361,9 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--parts", type=int, default=12, help="turns, and points of each curve")
     parser.add_argument(
         "--sweep-seconds", type=float, default=120.0, help="of each training of the sweep; 0 for no sweep"
+    )
+    parser.add_argument(
+        "--sweep-from", type=Path, help="suite.json of another run: whom that has swept is not swept again"
     )
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=8, help="rows a step, from which the sweep goes out")

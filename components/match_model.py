@@ -73,7 +73,7 @@ class MatchMemory:
     """
 
     def __init__(self, model: MatchModel, rows: int, ahead: int, device: torch.device) -> None:
-        self.model, self.slots = model, model.window + 1 + ahead
+        self.model, self.slots = model, model.window + ahead
         # A ring for each size: comparing is most of the work, and is fast where a ring lies in one piece.
         self.hashes = [ring_of(0, rows, self.slots, device=device, dtype=torch.int64) for _ in model.sizes]
         self.ids = ring_of(0, rows, self.slots, model.alphabet.slots, device=device, dtype=torch.int64)

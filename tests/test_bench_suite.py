@@ -398,6 +398,30 @@ def test_what_a_sweep_found_is_used_by_a_stage_asked_for_later(run: Any, tmp_pat
     assert done[0] == "flat part seconds 0"
 
 
+def test_what_another_run_has_swept_is_not_swept_again(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _ = run(tmp_path / "first", "flat", stages="sweep")
+    (swept,) = first["contenders"]
+    swept["factors"] = {"batch": 0.5, "rate": 2.0, "adamw_rate": 4.0}
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(first))
+    from_earlier = f"sweep --sweep-from {earlier}"
+    later, done = run(tmp_path / "later", "flat", "flat-window", stages=from_earlier)
+    assert [one["factors"] == swept["factors"] for one in later["contenders"]] == [True, False]
+    assert later["contenders"][0]["sweep"] == swept["sweep"]
+    assert {name.split()[0] for name in done if "sweep" in name} == {"flat-window"}
+    for broken, message in (
+        ({**first, "parameters": 7}, "has parameters 7, this run 100000"),
+        ({"contenders": []}, "is not what the suite writes"),
+        ({**first, "contenders": [{**swept, "factors": {**swept["factors"], "rate": 0}}]}, "not positive"),
+    ):
+        earlier.write_text(json.dumps(broken))
+        with pytest.raises(SystemExit):
+            run(tmp_path / "later", "flat", stages=from_earlier)
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_factor_that_fails_keeps_no_other_from_being_tried(
     monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
 ) -> None:
