@@ -2,7 +2,7 @@
 # make test    install if needed, then lint and run the tests
 # make lint    ruff and mypy
 # make bench   install the peers of requirements-bench.txt, too, then train and measure our model beside them: hours;
-#              an interrupted run goes on where it was. Other sizes: make bench BENCH="--seconds 60 --parameters 2000000"
+#              an interrupted run goes on where it was. Other sizes: make bench BENCH="--seconds 60 --sweep-seconds 0"
 # make clean   remove .venv, caches and build products; checkpoints and runs stay
 #
 # A particular interpreter: make train PYTHON=python3.12

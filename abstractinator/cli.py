@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from abstractinator import __version__
@@ -156,7 +156,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     from abstractinator.data import text_to_bytes
-    from abstractinator.device import keep_freed_memory, pick_device
+    from abstractinator.device import pick_device, prepare_processor
     from abstractinator.training.run_state import load_model
     from components.generation import check_prompts, stream_bytes
     from components.sampling import GenerationConfig
@@ -173,23 +173,22 @@ def _generate(options: argparse.Namespace) -> int:
         stop=tuple(options.stop),
         seed=options.seed,
     )
-    keep_freed_memory()
+    prepare_processor()
     model, _ = load_model(options.checkpoint, pick_device(options.device))
-    # A terminal, and most readers, want whole characters: a cut one waits for its rest, a broken one is replaced.
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for piece in stream_bytes(model, [prompt], config):
-        _show(decoder.decode(piece.data))
-    _show(decoder.decode(b"", final=True) + "\n")
+    pieces = (piece.data for piece in stream_bytes(model, [prompt], config))
+    for data in _whole_characters(pieces) if sys.stdout.isatty() else pieces:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     wanted = EvaluationOptions.of(options)
 
-    from abstractinator.device import keep_freed_memory
+    from abstractinator.device import prepare_processor
     from abstractinator.evaluation.harness import evaluate, leave_other_processes
 
-    keep_freed_memory()
+    prepare_processor()
     try:
         evaluate(wanted)
     finally:
@@ -197,9 +196,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(text: str) -> None:
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+def _whole_characters(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """For a terminal: a cut character waits for its rest, a broken one is replaced, and the prompt gets its line."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for piece in pieces:
+        yield decoder.decode(piece).encode()
+    yield decoder.decode(b"", final=True).encode() + b"\n"
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -38,8 +38,13 @@ def autocast(device: torch.device, mixed_precision: bool) -> contextlib.Abstract
     return contextlib.nullcontext()
 
 
-def keep_freed_memory() -> None:
-    """Tells glibc to reuse freed buffers instead of giving them back; saves page faults at every step on a CPU."""
+def prepare_processor() -> None:
+    """Makes steps on a CPU faster, of this process and from here on: to be called before anything is computed.
+
+    Denormal numbers become 0: some processors take a hundred times as long for them, and a trained attention is full of
+    them. And glibc reuses freed buffers instead of giving them back, which saves page faults at every step.
+    """
+    torch.set_flush_denormal(True)  # threads inherit it, those that torch has begun already do not
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:

@@ -22,6 +22,7 @@ from abstractinator.evaluation.scoring import (
     scored_places,
     scores_from_logits,
 )
+from benchmarks.common import whole_file
 from benchmarks.flat_transformer import FlatByteTransformer
 from components.sampling import GenerationConfig, Sampler, WrittenText
 
@@ -32,7 +33,8 @@ def save_flat(path: Path, model: FlatByteTransformer, sequence_length: int) -> N
     """Writes what FlatLM reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"config": vars(model.config), "model": model.state_dict(), "sequence_length": sequence_length}
-    torch.save(content, path)
+    with whole_file(path) as temporary:
+        torch.save(content, temporary)
 
 
 @register_model("flat_bytes")

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,21 @@ def finish(output: Path, text: str, results: dict[str, Any], settings: argparse.
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(settings).items()}
     kept = {k: v for k, v in options.items() if k not in ("output", "worker")}
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"settings": kept, "machine": machine(), **results}, indent=2) + "\n")
+    with whole_file(output) as path:
+        path.write_text(json.dumps({"settings": kept, "machine": machine(), **results}, indent=2) + "\n")
     progress("")
     print(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write what becomes the file `path` once it is there whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def machine() -> dict[str, Any]:

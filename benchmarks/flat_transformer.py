@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from abstractinator.data import ByteTokenizer
-from abstractinator.device import autocast, keep_freed_memory
+from abstractinator.device import autocast, prepare_processor
 from abstractinator.training.optimizers import build_optimizers
 from benchmarks.common import argument_parser, count_parameters, finish, progress, table
 from components.token_head import NOTHING
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="timed steps a size")
     options: argparse.Namespace = parser.parse_args(arguments)
-    keep_freed_memory()
+    prepare_processor()
     sizes = []
     for parameters in options.parameters:
         progress(f"training {parameters:,} parameters")

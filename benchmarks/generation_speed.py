@@ -25,7 +25,7 @@ import torch
 
 from abstractinator.config import ExperimentConfig
 from abstractinator.data import open_corpus
-from abstractinator.device import keep_freed_memory
+from abstractinator.device import prepare_processor
 from abstractinator.settings import build
 from abstractinator.training.run_state import load_model
 from benchmarks.common import PeakMemory, argument_parser, count_parameters, finish, in_fresh_process, progress, table
@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.checkpoint is None:
         parser.error("--checkpoint is needed: how many guesses come true depends on the weights")
-    keep_freed_memory()
+    prepare_processor()
     model, payload = load_model(options.checkpoint, torch.device("cpu"))
     experiment = build(ExperimentConfig, payload["config"])
     text = b"".join(open_corpus(experiment.data).validation_documents())

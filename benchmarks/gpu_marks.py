@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from abstractinator.config import ExperimentConfig, load_experiment
 from abstractinator.data import DataConfig, open_corpus, train_loader
-from abstractinator.device import autocast, has_bfloat16, keep_freed_memory, pick_device
+from abstractinator.device import autocast, has_bfloat16, pick_device, prepare_processor
 from abstractinator.training.optimizers import build_optimizers
 from benchmarks.common import ROOT, argument_parser, finish, progress, table
 from benchmarks.length_scaling import train_step
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device = pick_device(options.device)
     except ValueError as error:
         parser.error(str(error))
-    keep_freed_memory()
+    prepare_processor()
     dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
     results: dict[str, Any] = {"device": _name_of(device), "type": str(dtype), "marks": _MARKS}
     lines = []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from abstractinator.config import load_experiment
 from abstractinator.data import DataConfig, open_corpus, train_loader
-from abstractinator.device import autocast, keep_freed_memory
+from abstractinator.device import autocast, prepare_processor
 from abstractinator.training.optimizers import build_optimizers
 from abstractinator.training.segmentation_schedule import follow_or_freeze
 from benchmarks.common import PeakMemory, argument_parser, count_parameters, finish, in_fresh_process, progress, table
@@ -52,7 +52,7 @@ def train_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batche
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
     """Some steps at one length in this process → rise in bytes, seconds of each step, parameters."""
-    keep_freed_memory()
+    prepare_processor()
     torch.manual_seed(0)
     experiment = load_experiment(task["config"], [])
     model: nn.Module = HierarchicalAutoencoder(experiment.model)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT
+from benchmarks.common import ROOT, whole_file
 
 Task = dict[str, Any]
 Result = dict[str, Any]
@@ -37,9 +36,8 @@ class Pieces:
                 return kept
         result = measure(task)
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"task": task, "result": result}, indent=2) + "\n")
-        temporary.rename(path)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps({"task": task, "result": result}, indent=2) + "\n")
         return result
 
 

@@ -22,7 +22,7 @@ from lm_eval.api.model import LM
 from abstractinator import __version__
 from abstractinator.config import ExperimentConfig
 from abstractinator.data import DataConfig, open_corpus
-from abstractinator.device import keep_freed_memory
+from abstractinator.device import prepare_processor
 from abstractinator.evaluation.harness import find_tasks, load_tasks
 from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
 from abstractinator.settings import to_dict
@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if (options.ours is None) != (options.flat is None):
         parser.error("give both --ours and --flat, or neither to train them")
-    keep_freed_memory()
+    prepare_processor()
     ours, flat = (options.ours, options.flat) if options.ours else train(options)
     found = [
         evaluate("exact", HierarchicalAELM(ours), options),

@@ -1,7 +1,8 @@
 """Our model beside its peers: the same documents, seed, number of parameters, optimizers and time, in turns.
 
     sweep       rows a step, learning rates, and AdamW's beside Muon's, of each contender: one after the other, in short
-                trainings around its own defaults, the first in equal time, the others over as many bytes
+                trainings around its own defaults, the first in equal time, the others over as many bytes. Every other
+                stage needs it: it is made, unless --sweep-from has it or --sweep-seconds is 0
     time        training for --seconds each, a part at a time in turns; then held-out bits per byte, bytes a second of
                 scoring, compression, operations per byte
     bytes       the same for equally many bytes, each with a whole schedule of its own: those that the slowest saw
@@ -91,7 +92,10 @@ class Suite:
         if not self.held_out_bytes:
             raise DataError(f"{options.held_out or 'the held-out part of the data'} has no bytes that could be scored")
         self.entries = [Entry(name, version_of(name)) for name in options.contenders]
-        self.swept = _swept_before(options.sweep_from, self.base) if options.sweep_from else {}
+        self.swept: _Swept = {}
+        if options.sweep_from is not None:
+            self.swept = _swept_before(options.sweep_from, self.base)
+            progress(f"swept before, in {options.sweep_from}: {', '.join(self.swept)}")
 
     def run(self) -> None:
         for entry in self.entries:
@@ -105,9 +109,9 @@ class Suite:
         }
         wanted = set(self.options.stages)
         # What a stage is measured with; it costs nothing where it was done before.
-        if wanted & {"bytes", "lengths", "generation"}:
+        if wanted & {"lengths", "generation"} or ("bytes" in wanted and not self.options.bytes):
             wanted.add("time")
-        if "time" in wanted:
+        if wanted & {"time", "bytes"}:
             wanted.add("sweep")
         for name in _STAGES:
             if name in wanted:
@@ -293,24 +297,32 @@ _Swept = dict[str, tuple[dict[str, float], list[Result]]]
 
 
 def _swept_before(path: Path, base: dict[str, Any]) -> _Swept:
-    """What the sweep of another run found: by contender its factors and trainings. Raises DataError where that is no
-    result of the suite, or its factors are on something else than in this run."""
+    """What the sweep of another run found: by contender its factors and trainings. Raises DataError where there is no
+    sweep in that file, or one of other sizes or on another device; the text may be another."""
     try:
         found = json.loads(path.read_text())
         settings = found["settings"] | {"parameters": found["parameters"]}
+        with_sweep = [one for one in found["contenders"] if one.get("sweep")]
         swept = {
-            one["name"]: ({knob: float(one["factors"][knob]) for knob in _KNOBS}, list(one["sweep"]))
-            for one in found["contenders"]
-            if one.get("sweep")
+            one["name"]: (_factors_of(one["factors"]), [each | _factors_of(each) for each in one["sweep"]])
+            for one in with_sweep
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"--sweep-from={path} is not what the suite writes ({error!r}); give its suite.json") from None
-    for name in ("parameters", "sequence_length", "batch_size", "autoencoder_fraction"):
+        why = f"no result of this version of the suite ({type(error).__name__}: {error})"
+        raise DataError(f"--sweep-from={path} is {why}; give its suite.json") from None
+    if not swept:
+        raise DataError(f"--sweep-from={path} has no sweep; give the suite.json of a run that made one")
+    for name in ("parameters", "sequence_length", "batch_size", "device"):
         if settings.get(name) != base[name]:
             raise DataError(f"--sweep-from={path} has {name} {settings.get(name)}, this run {base[name]}")
-    if not all(factor > 0 for factors, _ in swept.values() for factor in factors.values()):
-        raise DataError(f"--sweep-from={path} has factors that are not positive")
     return swept
+
+
+def _factors_of(found: dict[str, Any]) -> dict[str, float]:
+    factors = {knob: float(found[knob]) for knob in _KNOBS}
+    if not all(factor > 0 for factor in factors.values()):
+        raise ValueError(f"factors must be positive: {factors}")
+    return factors
 
 
 def _medians(runs: list[Result]) -> Result:
@@ -355,9 +367,15 @@ def parser_of_options() -> argparse.ArgumentParser:
         "--parameters", type=int, help="of each contender ± 5 %%; those of the default preset without it"
     )
     parser.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--stages", nargs="+", choices=_STAGES, default=list(_STAGES))
+    parser.add_argument(
+        "--stages", nargs="+", choices=_STAGES, default=list(_STAGES), help="with what these need: time and sweep"
+    )
     parser.add_argument("--seconds", type=float, default=600.0, help="training time of each")
-    parser.add_argument("--bytes", type=float, help="training bytes of each in the stage of that name")
+    parser.add_argument(
+        "--bytes",
+        type=float,
+        help="training bytes of each in the stage of that name, without it those of the slowest in `time`",
+    )
     parser.add_argument("--parts", type=int, default=12, help="turns, and points of each curve")
     parser.add_argument(
         "--sweep-seconds", type=float, default=120.0, help="of each training of the sweep; 0 for no sweep"
@@ -368,7 +386,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=8, help="rows a step, from which the sweep goes out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--autoencoder-fraction", type=float, default=0.15, help="of our own training; see config.py")
+    parser.add_argument("--autoencoder-fraction", type=float, default=0.05, help="of our own training; see config.py")
     parser.add_argument("--held-out-bytes", type=int, default=262_144)
     parser.add_argument(
         "--curve-bytes",

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from abstractinator.data import ByteTokenizer, Corpus, DataConfig, open_corpus, train_loader
 from abstractinator.data.document_files import find_units
-from abstractinator.device import autocast, keep_freed_memory
+from abstractinator.device import autocast, prepare_processor
 from abstractinator.evaluation.held_out import rows_of
 from abstractinator.training.checkpoint import load_checkpoint
 from benchmarks import budgeted_training
@@ -42,7 +42,7 @@ _HELD_OUT = 2**21  # bytes of held-out text that what is measured is drawn from
 
 def work(task: Task, folder: Path) -> Result:
     """Does one task; `folder` holds the trainings."""
-    keep_freed_memory()
+    prepare_processor()
     torch.manual_seed(task["base"]["seed"])
     corpus = corpus_of(task["base"])
     result: Result = _STAGES[task["stage"]](task, corpus, folder)
@@ -190,15 +190,15 @@ _STAGES = {
 
 
 def held_out_rows(corpus: Corpus, base: dict[str, Any]) -> Tensor:
-    """(B, N), the same for all contenders: about `held_out_bytes` from all over the documents of the file `held_out`,
-    or over those that the corpus holds out."""
+    """(B, N), the same for all contenders: about `held_out_bytes` from all over the first 2 MiB or so of the file
+    `held_out`, or of the documents that the corpus holds out."""
     documents = corpus.validation_documents()
     if base["held_out"] is not None:
         documents = []
         for unit in find_units(base["held_out"], DataConfig().text_column_name).train:
             if sum(map(len, documents)) < _HELD_OUT:
                 documents += unit.read()
-    return _spread(rows_of(documents, base["sequence_length"]), base["held_out_bytes"]).to(base["device"])
+    return _spread(rows_of(documents or [b""], base["sequence_length"]), base["held_out_bytes"]).to(base["device"])
 
 
 def _spread(rows: Tensor, wanted_bytes: int) -> Tensor:

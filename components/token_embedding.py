@@ -67,7 +67,7 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """→ (T, D); the vector of token t depends on the last `reach` tokens of its row up to t, and by matches on the
-        `match_window` before."""
+        `match_window` before these."""
         hashes = token_hash(tokens.ids)
         past = [hashes]
         for back in range(1, self.reach):

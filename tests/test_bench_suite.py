@@ -93,12 +93,18 @@ def test_a_width_is_found_or_refused(parameters: int) -> None:
         fitting_width(lambda width: 1000 * width**2, 100)
 
 
-def test_every_contender_predicts_the_same_bytes(contender: Contender, rows: Tensor) -> None:
+def test_every_contender_predicts_the_same_bytes(
+    contender: Contender, rows: Tensor, request: pytest.FixtureRequest
+) -> None:
     with torch.no_grad():
         nats, bytes_ = contender.nats(rows)
         assert bytes_ == int((rows[:, 1:] < 256).sum())
         assert 0 < float(nats) / bytes_ / math.log(2) < 10
-        assert 0 < contender.positions(rows) <= int((rows != ByteTokenizer.PAD).sum())
+        read = (rows[:, :-1] != ByteTokenizer.PAD).sum(1)
+        name = request.node.callspec.params["contender"]
+        exactly = {"flat": read, "flat-window": read, "megabyte": -(-read // 8)}.get(name)
+        assert 0 < contender.positions(rows) <= int(read.sum())
+        assert exactly is None or contender.positions(rows) == int(exactly.sum())
         parts = [contender.nats(row[None]) for row in rows]
     assert float(nats) == pytest.approx(sum(float(part) for part, _ in parts), rel=1e-4)
 
@@ -223,7 +229,7 @@ def run(monkeypatch: pytest.MonkeyPatch, text: Path) -> Iterator[Any]:
     """Runs the suite in this process, each step taking an eighth of a second by the clock; → results, tasks done."""
     ticks = iter(range(10**9))
     monkeypatch.setattr(budgeted_training, "clock", lambda: next(ticks) / 8)  # exact in binary
-    monkeypatch.setattr(suite_work, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(suite_work, "prepare_processor", lambda: None)
     sizes = "--seconds 0.5 --parts 2 --sweep-seconds 0.25 --parameters 100000 --sequence-length 64 --batch-size 2"
     sizes += " --held-out-bytes 400 --curve-bytes 128 --lengths 64 128 --steps 1 --generation-rows 1 2"
     sizes += " --prompt-bytes 20 --new-bytes 6 --repeats 2"
@@ -368,7 +374,12 @@ def test_a_worker_ends_with_its_parent(parent: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
-    [("", None, "is no file"), ("a.txt", "", "a.txt has no bytes"), ("a.jsonl", '{"words": "a"}\n', "text")],
+    [
+        ("", None, "is no file"),
+        ("a.txt", "", "a.txt has no bytes"),
+        ("b.jsonl", "", "b.jsonl has no bytes"),
+        ("c.jsonl", '{"words": "a"}\n', "column 'text'"),
+    ],
 )
 def test_what_is_scored_is_a_file_of_text(
     name: str, text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -398,6 +409,12 @@ def test_what_a_sweep_found_is_used_by_a_stage_asked_for_later(run: Any, tmp_pat
     assert done[0] == "flat part seconds 0"
 
 
+def test_a_given_number_of_bytes_needs_no_training_in_equal_time(run: Any, tmp_path: Path) -> None:
+    results, done = run(tmp_path, "flat", stages="bytes --bytes 2000 --sweep-seconds 0")
+    assert done == ["flat size  ", "flat part bytes 0", "flat part bytes 1", "flat score bytes "]
+    assert results["contenders"][0]["bytes"]["bytes"] == pytest.approx(2000, rel=0.1)
+
+
 def test_what_another_run_has_swept_is_not_swept_again(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -413,8 +430,11 @@ def test_what_another_run_has_swept_is_not_swept_again(
     assert {name.split()[0] for name in done if "sweep" in name} == {"flat-window"}
     for broken, message in (
         ({**first, "parameters": 7}, "has parameters 7, this run 100000"),
-        ({"contenders": []}, "is not what the suite writes"),
-        ({**first, "contenders": [{**swept, "factors": {**swept["factors"], "rate": 0}}]}, "not positive"),
+        ({"contenders": []}, "is no result of this version of the suite (KeyError: 'settings')"),
+        ({**first, "contenders": [{**swept, "sweep": [{"batch_size": 1.0}]}]}, "(KeyError: 'batch')"),
+        ({**first, "contenders": []}, "has no sweep"),
+        ({**first, "settings": {**first["settings"], "device": "cuda"}}, "has device cuda, this run cpu"),
+        ({**first, "contenders": [{**swept, "factors": {**swept["factors"], "rate": 0}}]}, "factors must be positive"),
     ):
         earlier.write_text(json.dumps(broken))
         with pytest.raises(SystemExit):

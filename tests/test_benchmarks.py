@@ -22,7 +22,7 @@ from benchmarks import (
     length_scaling,
     quantizer_memory,
 )
-from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
+from benchmarks.common import PeakMemory, count_parameters, in_fresh_process, whole_file
 from benchmarks.flat_transformer import FlatByteTransformer, flat_config
 from components.code_sequence_transformer import TopTransformerConfig
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
@@ -221,6 +221,18 @@ def test_brier_of_what_always_comes_true_is_one(monkeypatch: pytest.MonkeyPatch)
             lambda _, some, __, right=right: [true[p] if i == right else b"\xff" * 4 for i, p in enumerate(some)],
         )
         assert generation_speed.brier(None, prompts, "exact", 1) == [expected] * 4  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_not_written_whole_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("whole")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
+        temporary.write_text("ha")
+        raise KeyboardInterrupt
+    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_worker_runs_in_a_process_of_its_own() -> None:

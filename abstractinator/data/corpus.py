@@ -26,7 +26,7 @@ class Corpus(ABC):
     """Text split by document into training and validation."""
 
     name: str  # for messages and logs
-    fingerprint: str  # of what the corpus holds and how it is split; positions of another do not fit
+    fingerprint: str  # of its names, counts and sizes, and of the split; positions of another do not fit
     size_bytes: int | None  # about how much training text an epoch has; None for a stream
 
     @abstractmethod

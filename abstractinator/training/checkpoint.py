@@ -154,7 +154,7 @@ def _cannot_write(path: Path, error: OSError) -> str:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The payload of a checkpoint, its tensors on the CPU, checked byte by byte; no code of the file runs.
 
-    Raises CheckpointError for a missing, truncated, damaged or foreign file and for one of a newer version.
+    Raises CheckpointError for a missing, truncated, damaged or foreign file and for one of another version.
     """
     path = Path(path)
     if not path.is_file():

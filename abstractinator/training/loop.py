@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from abstractinator.config import ExperimentConfig
 from abstractinator.data import Corpus, ReadAhead, open_corpus, train_loader
-from abstractinator.device import has_bfloat16, keep_freed_memory, peak_memory_bytes, pick_device
+from abstractinator.device import has_bfloat16, peak_memory_bytes, pick_device, prepare_processor
 from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
 from abstractinator.settings import ConfigError, to_dict
 from abstractinator.training import report
@@ -49,7 +49,7 @@ def train(config: ExperimentConfig) -> report.Summary:
     Raises ConfigError, DataError, CheckpointError or TrainingError for what a user can mend, and Interrupted
     after Ctrl-C or SIGTERM or where what is printed can no longer be written.
     """
-    keep_freed_memory()
+    prepare_processor()
     device, folder = pick_device(config.device), Path(config.checkpoint_dir)
     resume_from = _resume_path(config, folder)
     check_writable(folder)

@@ -6,9 +6,11 @@ nats of bytes. A row's first byte, which nobody predicts, stays a token of its o
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import groupby
 
 import torch
@@ -19,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from abstractinator.data import ByteTokenizer
+from benchmarks.common import whole_file
 from benchmarks.contenders.base import (
     Contender,
     Setting,
@@ -140,7 +143,8 @@ def _model(width: int, tokens: int, parameters: int) -> LlamaForCausalLM:
 
 def byte_pairs(setting: Setting, tokens: int) -> Tokenizer:
     """The encoding of `tokens` byte pairs, trained on the first 16 MB of training documents and kept in the folder."""
-    path = setting.folder / f"byte_pairs_{tokens}_{setting.corpus.fingerprint[:12]}_{setting.seed}.json"
+    made_from = [tokens, setting.corpus.fingerprint, setting.seed, _WORDS, _TEXT, version("tokenizers")]
+    path = setting.folder / f"byte_pairs_{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]}.json"
     if path.exists():
         return Tokenizer.from_file(str(path))
     bpe = Tokenizer(models.BPE())
@@ -150,9 +154,8 @@ def byte_pairs(setting: Setting, tokens: int) -> Tokenizer:
     )
     bpe.train_from_iterator(_texts(setting), trainer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    bpe.save(str(temporary))
-    temporary.rename(path)
+    with whole_file(path) as temporary:
+        bpe.save(str(temporary))
     return bpe
 
 

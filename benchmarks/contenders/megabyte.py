@@ -52,7 +52,7 @@ class Megabyte(Contender):
         return nats_of(self.model(rows[:, :-1]), rows)
 
     def positions(self, rows: Tensor) -> int:
-        return -(-read_tokens(rows) // _PATCH)
+        return sum(-(-read_tokens(row[None]) // _PATCH) for row in rows)  # of each row by itself
 
     def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
         return stream_by_rereading(self._next_logits, prompt_rows(prompts, self), new_bytes)

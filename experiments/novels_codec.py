@@ -1,0 +1,26 @@
+"""Prose as a codec: words of three to six bytes, 22 bits each, and most of the time for bytes → codes → bytes.
+
+`python train.py --config experiments/novels_codec.py data.path=FOLDER`, a folder as for novels.py. All bytes come back
+at fewer than five raw bits each; the language model on top learns little in the time that is left.
+"""
+
+exp_config = {
+    "run_name": "novels_codec",
+    "data": {"validation_bytes": 128 * 1024},
+    "autoencoder_fraction": 0.85,
+    "model": {
+        "levels": [
+            {
+                "compressor": {
+                    "segmentation": {"min_tokens_per_code": 3, "target_tokens_per_code": 4.9},
+                    "quantizer": {
+                        "codes_per_segment": 2,
+                        "codebook_size": 2048,
+                        "fsq_levels": [2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2],
+                    },
+                },
+            },
+        ]
+    },
+    "sample_prompt_for_generation": "It was a cold morning, and the ",
+}
