@@ -21,7 +21,7 @@ def test_the_default_file_says_what_the_defaults_are() -> None:
 
 
 def test_the_promised_presets_are_there() -> None:
-    assert {"novels", "two_level", "three_level", "fineweb_edu"} <= {path.stem for path in PRESETS}
+    assert {"novels", "novels_codec", "two_level", "three_level", "fineweb_edu"} <= {path.stem for path in PRESETS}
 
 
 @pytest.mark.parametrize(("name", "levels"), [("two_level", 2), ("three_level", 3), ("novels", 1), ("fineweb_edu", 1)])
