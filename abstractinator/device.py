@@ -41,8 +41,8 @@ def autocast(device: torch.device, mixed_precision: bool) -> contextlib.Abstract
 def prepare_processor() -> None:
     """Makes steps on a CPU faster, of this process and from here on: to be called before anything is computed.
 
-    Denormal numbers become 0: some processors take far longer for them, and the probabilities of a trained attention
-    come down to them. And glibc reuses freed buffers instead of giving them back, which saves page faults at every step.
+    Denormal numbers become 0: some processors take far longer for them, and probabilities of a trained attention come
+    down to them. And glibc reuses freed buffers instead of giving them back, which saves page faults at every step.
     """
     torch.set_flush_denormal(True)  # threads inherit it, those that torch has begun already do not
     try:

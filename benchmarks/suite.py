@@ -44,14 +44,12 @@ from benchmarks.contenders.base import within_tolerance
 from benchmarks.pieces import Pieces, Result, Task, code_fingerprint
 from benchmarks.suite_plots import write_plots
 from benchmarks.suite_report import report
+from benchmarks.suite_sweep import KNOBS, MOST, Swept, next_factor, swept_before
 from benchmarks.suite_work import corpus_of, held_out_rows, limit_memory, work
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
 _MODULE = "benchmarks.suite"
 _STAGES = ("sweep", "time", "bytes", "lengths", "generation")
-_KNOBS = ("batch", "rate", "adamw_rate")  # what the sweep turns: factors on what a contender has by default
-_FACTORS = (1.0, 0.5, 2.0)  # by which it does; it goes on beyond the last while that is the best
-_FARTHEST = 3  # so many times
 
 
 @dataclass
@@ -61,7 +59,7 @@ class Entry:
     name: str
     version: str | None
     width: int = 0
-    factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_KNOBS, 1.0))
+    factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KNOBS, 1.0))
     training: dict[str, Any] | None = None  # the recipe of its training in equal time, once that is over
     results: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -92,9 +90,9 @@ class Suite:
         if not self.held_out_bytes:
             raise DataError(f"{options.held_out or 'the held-out part of the data'} has no bytes that could be scored")
         self.entries = [Entry(name, version_of(name)) for name in options.contenders]
-        self.swept: _Swept = {}
+        self.swept: Swept = {}
         if options.sweep_from is not None:
-            self.swept = _swept_before(options.sweep_from, self.base)
+            self.swept = swept_before(options.sweep_from, self.base)
             progress(f"swept before, in {options.sweep_from}: {', '.join(self.swept)}")
 
     def run(self) -> None:
@@ -167,8 +165,8 @@ class Suite:
                 entry.factors, entry.results["sweep"] = self.swept[entry.name]
         if not self.options.sweep_seconds:
             return
-        for knob in _KNOBS:
-            for _ in range(len(_FACTORS) + _FARTHEST):
+        for knob in KNOBS:
+            for _ in range(MOST):
                 for entry in self._unswept():
                     self._sweep_one(entry, knob)
             for entry in self._unswept():
@@ -182,7 +180,7 @@ class Suite:
     def _sweep_one(self, entry: Entry, knob: str) -> None:
         """The next factor of this knob, if there is one left to try."""
         least = 1 / self.base["batch_size"] if knob == "batch" else 0.0  # of a row
-        factor = _next_factor(entry.tried(knob), least)
+        factor = next_factor(entry.tried(knob), least)
         if factor is not None:
             factors, seconds = entry.factors | {knob: factor}, self.options.sweep_seconds
             unit, budget = self._sweep_budget(entry, knob)
@@ -277,52 +275,6 @@ class Suite:
         whole = {"width": entry.width, "training": entry.training, "repeat": repeat, **details}
         self._try(entry, f"{stage} {name}", lambda: runs.append(self.measure(entry, stage, **whole)))
         entry.results[stage][name] = {**_medians(runs), "runs": runs}
-
-
-def _next_factor(tried: dict[float, float | None], least: float = 0.0) -> float | None:
-    """The next factor of a knob to try after these, with what each came to; None when enough were. None is below
-    `least`."""
-    for factor in _FACTORS:
-        if factor not in tried and factor >= least:
-            return factor
-    good = {factor: exact for factor, exact in tried.items() if exact is not None}
-    best = min(good, key=good.__getitem__) if good else min(tried)
-    if len(tried) >= len(_FACTORS) + _FARTHEST or min(tried) < best < max(tried):
-        return None
-    following = best / 2 if best == min(tried) else best * 2
-    return following if following >= least else None
-
-
-_Swept = dict[str, tuple[dict[str, float], list[Result]]]
-
-
-def _swept_before(path: Path, base: dict[str, Any]) -> _Swept:
-    """What the sweep of another run found: by contender its factors and trainings. Raises DataError where there is no
-    sweep in that file, or one of other sizes or on another device; the text may be another."""
-    try:
-        found = json.loads(path.read_text())
-        settings = found["settings"] | {"parameters": found["parameters"]}
-        with_sweep = [one for one in found["contenders"] if one.get("sweep")]
-        swept = {
-            one["name"]: (_factors_of(one["factors"]), [each | _factors_of(each) for each in one["sweep"]])
-            for one in with_sweep
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f"no result of this version of the suite ({type(error).__name__}: {error})"
-        raise DataError(f"--sweep-from={path} is {why}; give its suite.json") from None
-    if not swept:
-        raise DataError(f"--sweep-from={path} has no sweep; give the suite.json of a run that made one")
-    for name in ("parameters", "sequence_length", "batch_size", "device"):
-        if settings.get(name) != base[name]:
-            raise DataError(f"--sweep-from={path} has {name} {settings.get(name)}, this run {base[name]}")
-    return swept
-
-
-def _factors_of(found: dict[str, Any]) -> dict[str, float]:
-    factors = {knob: float(found[knob]) for knob in _KNOBS}
-    if not all(factor > 0 for factor in factors.values()):
-        raise ValueError(f"factors must be positive: {factors}")
-    return factors
 
 
 def _medians(runs: list[Result]) -> Result:

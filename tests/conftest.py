@@ -29,3 +29,12 @@ settings.load_profile("steady")
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The working folder is an empty one."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of documents, some of whose bytes are parts of longer characters."""
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(80):
+        (folder / f"{number}.txt").write_text(f"Dokument {number}: «{number**2}» – again, and again.\n" * 5)
+    return folder
