@@ -14,6 +14,7 @@ from components.code_expander import CodeExpander
 from components.code_search import search_codes
 from components.entropy_model import EntropyModel, EntropyModelConfig
 from components.learned_query_attention import LearnedQueryAttention
+from components.packing import rows_at
 from components.segment_parts import cut_in_two, with_parts
 from components.segmentation import (
     ENTROPY_RULES,
@@ -173,7 +174,8 @@ class ByteSegmentCompressor(nn.Module):
             distinct = with_parts(distinct)
         quantized = self._quantize(distinct.tokens, distinct.segments, expander)
         each = distinct.of_segment
-        codes = Tokens(quantized.codes[each], segments.packing, self.code_alphabet, quantized.vectors[each])
+        vectors = rows_at(quantized.vectors, each)
+        codes = Tokens(quantized.codes[each], segments.packing, self.code_alphabet, vectors)
         return Encoded(codes, distinct, quantized)
 
     @torch.no_grad()
@@ -201,7 +203,7 @@ class ByteSegmentCompressor(nn.Module):
         first = segments.first_tokens
         special = tokens.special[first]  # (S,)
         plain = (~special).nonzero()[:, 0]
-        quantized = self.quantizer(self.pooled(tokens, segments)[plain])
+        quantized = self.quantizer(rows_at(self.pooled(tokens, segments), plain))
         codes, vectors, lattice = quantized.codes, quantized.vectors, quantized.lattice
         if expander is not None:
             lattice = None  # of the codes that were there first

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from components.folded import FoldedEmbedding
 from components.incremental_transformer import IncrementalTransformer
+from components.packing import rows_at
 from components.segmentation import Segments
 from components.token_embedding import TokenEmbedding, check_at_least_one
 from components.token_head import NOTHING, ParallelHead, nats_of
@@ -109,7 +110,8 @@ class CodeExpander(nn.Module):
         cost nothing.
         """
         index, offsets, targets = self._targets(tokens, segments)
-        return _summed(self.head.nats(self.places(vectors)[index, offsets], targets), index, len(vectors))
+        hidden = rows_at(self.places(vectors).flatten(0, 1), index * self.longest + offsets)
+        return _summed(self.head.nats(hidden, targets), index, len(vectors))
 
     @torch.no_grad()
     def verdict(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor]:
@@ -169,7 +171,8 @@ class CodeExpander(nn.Module):
         context: (S, C), vector s made from segments before s alone. Token t itself, and whether it turned out
         special, change nothing here: see Segments.context.
         """
-        x = tokens.packing.shift(self.embedding(tokens), self.start) + self.from_context(context)[segments.context]
+        x = tokens.packing.shift(self.embedding(tokens), self.start)
+        x = x + rows_at(self.from_context(context), segments.context)
         return self.predictor(x, tokens.packing)
 
     def begin(self, context: Tensor, predictor: IncrementalTransformer, rows: Tensor) -> Tensor:

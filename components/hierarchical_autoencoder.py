@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from components.byte_segment_compressor import ByteSegmentCompressor, Compressed, CompressorConfig
 from components.code_expander import CodeExpander, ExpanderConfig
 from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
-from components.packing import Packing
+from components.packing import Packing, rows_at
 from components.sliding_window_attention import SlidingWindowAttention
 from components.token_head import DepthHead, some_at_a_time, targets_of
 from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
@@ -280,7 +280,7 @@ class HierarchicalAutoencoder(nn.Module):
 
         with torch.no_grad():
             found = some_at_a_time(slopes, context[plain], highest.codes.ids[plain], head.classes)
-        moved = (lattice - lattice.detach())[highest.encoded.distinct.of_segment[plain]]
+        moved = rows_at(lattice - lattice.detach(), highest.encoded.distinct.of_segment[plain])
         return (found.clamp(-_STEEPEST, _STEEPEST) * moved).sum()
 
     def _reconstruction(self, level: Level, compressed: Compressed) -> tuple[Tensor, Tensor]:

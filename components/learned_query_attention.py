@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from components.packing import rows_at
 from components.segmentation import Segments
 
 
@@ -18,7 +19,7 @@ def segment_softmax(scores: Tensor, of_token: Tensor, segments: int) -> Tensor:
     highest = highest.scatter_reduce(0, index, scores.detach(), "amax")
     weights = (scores - highest[of_token]).exp()
     total = torch.zeros_like(highest).index_add(0, of_token, weights)
-    return weights / total[of_token]
+    return weights / rows_at(total, of_token)
 
 
 class LearnedQueryAttention(nn.Module):
@@ -43,7 +44,7 @@ class LearnedQueryAttention(nn.Module):
         count = len(segments.lengths)
         keys, values = self.to_key_value(x).chunk(2, dim=-1)  # (T, V) each
         place = segments.offsets.clamp(max=len(self.place_preference) - 1)
-        scores = (keys @ self.queries.T.to(keys.dtype)).float() + self.place_preference[place]
+        scores = (keys @ self.queries.T.to(keys.dtype)).float() + rows_at(self.place_preference, place)
         weights = segment_softmax(scores, segments.of_token, count).to(values.dtype)  # (T, M)
         answers = (weights[:, :, None] * values[:, None, :]).flatten(1)  # (T, M·V)
         return answers.new_zeros(count, answers.shape[1]).index_add(0, segments.of_token, answers)

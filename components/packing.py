@@ -75,3 +75,12 @@ class Packing:
         shifted = torch.cat([first.to(x.dtype).expand(1, *x.shape[1:]), x[:-1]]) if self.total else x
         is_first = (self.positions == 0).view(-1, *[1] * (x.dim() - 1))
         return torch.where(is_first, first.to(x.dtype), shifted)
+
+
+def rows_at(x: Tensor, index: Tensor) -> Tensor:
+    """x[index] for whole numbers `index`, with a gradient that is the same each time.
+
+    What x[index] gives back to rows that are taken several times is summed by several threads of a CPU at once, in
+    whatever order they come.
+    """
+    return x.index_select(0, index)

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from components.packing import Packing
+from components.packing import Packing, rows_at
 from components.token_hash import mix, token_hash
 from components.tokens import BYTES, Alphabet, Tokens
 
@@ -117,7 +117,7 @@ def take_segments(tokens: Tokens, segments: Segments, index: Tensor) -> tuple[To
     """The tokens of some segments (U,), any of them any number of times, each in a row of its own."""
     packing = Packing.from_lengths(segments.lengths[index])
     source = segments.first_tokens[index][packing.rows] + packing.positions
-    vectors = tokens.vectors[source] if tokens.vectors is not None else None
+    vectors = rows_at(tokens.vectors, source) if tokens.vectors is not None else None
     taken = Tokens(tokens.ids[source], packing, tokens.alphabet, vectors)
     return taken, one_segment_a_row(taken)
 

@@ -44,6 +44,28 @@ def test_at_the_beginning_blocks_add_nothing() -> None:
     assert mlps > blocks > 0
 
 
+def test_gradients_are_the_same_each_time_with_several_threads() -> None:
+    """At the size of a real step: small sums are made by one thread anyway."""
+    torch.manual_seed(0)
+    model, threads, random_ = HierarchicalAutoencoder(ModelConfig()).train(), torch.get_num_threads(), random.Random(0)
+    text = " ".join(random_.choices(["the", "cat", "sat", "on", "some", "old", "mats", "and", "trees"], k=4000))
+    rows, state = torch.tensor(list(text.encode()[:8192])).view(8, 1024), torch.get_rng_state()
+
+    def gradients() -> list[Tensor]:
+        torch.set_rng_state(state)
+        model.zero_grad()
+        model(rows).total.backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    torch.set_num_threads(2)
+    try:
+        first = gradients()
+        for _ in range(3):
+            assert all(map(torch.equal, gradients(), first))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def log_probabilities(model: HierarchicalAutoencoder, tokens: Tokens) -> Tensor:
     """(T, 257) of every byte and the end, before each token."""
     with torch.no_grad():
