@@ -26,7 +26,7 @@ from components.drafting import Drafts
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
 from components.incremental import CodeSteps, IncrementalModel
 from components.sampling import GenerationConfig, Sampler, WrittenText, repeats
-from components.tokens import BYTES
+from components.tokens import BYTES, pack_bytes
 
 _AHEAD = 32  # bytes that are read at once
 _BLOCK = 32  # codes that are decoded at once
@@ -119,8 +119,7 @@ class _Generation:
         self.sample = Sampler(config, self.state.device)
         self.texts = [WrittenText(prompt, config) for prompt in prompts]
         self.prompts = list(range(len(prompts)))
-        window = max(2, round(config.repetition_window / model.target_bytes_per_code))
-        self.codes: list[deque[tuple[int, ...]]] = [deque(maxlen=window) for _ in prompts]
+        self.codes: list[deque[tuple[int, ...]]] = []  # of `plan` that must not repeat itself
         self.drafts = Drafts(model, self.state, len(prompts)) if config.mode == "speculative" else None
 
     def pieces(self) -> Iterator[Piece]:
@@ -214,6 +213,8 @@ class _Generation:
     def write_codes(self) -> Iterator[Piece]:
         """Extends the top codes of every row, all of them at a boundary, and decodes them block by block."""
         rows = self._to_go(False)
+        if self.config.no_repeat_ngram_size:
+            self.codes = [self._recent_codes(self.texts[prompt].recent) for prompt in self.prompts]
         while len(rows):
             left = max(self.texts[prompt].left for prompt in self.prompts)
             block = max(1, min(_BLOCK, math.ceil(left / self.model.target_bytes_per_code)))
@@ -267,6 +268,12 @@ class _Generation:
             if len(last) < logits.shape[1]:  # with a small codebook there may be none left
                 logits[i, list(last)] = -math.inf
 
+    def _recent_codes(self, text: bytearray) -> deque[tuple[int, ...]]:
+        """The highest codes of a text, and room for as many as repetition_window bytes have."""
+        window = max(2, round(self.config.repetition_window / self.model.target_bytes_per_code))
+        tokens = pack_bytes(torch.tensor([list(text)], device=self.state.device))
+        return deque(map(tuple, self.model.compress(tokens)[-1].codes.ids.tolist()), maxlen=window)
+
     def _to_go(self, until_boundary: bool) -> Tensor:
         rows = torch.arange(len(self.prompts), device=self.state.device)
         return rows[self.state.open_tokens(rows).any(1)] if until_boundary else rows
@@ -293,7 +300,8 @@ class _Generation:
         kept = going.nonzero()[:, 0]
         self.state.keep(kept)
         self.prompts = [self.prompts[row] for row in kept.tolist()]
-        self.codes = [self.codes[row] for row in kept.tolist()]
+        if self.codes:
+            self.codes = [self.codes[row] for row in kept.tolist()]
         if self.drafts:
             self.drafts.keep(kept.tolist())
         still = going[rows]

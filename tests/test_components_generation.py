@@ -1,33 +1,21 @@
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import SHAPES, random_text, rows_of, tiny_model
+from tiny_generation import PROMPTS, TEXT, every_mode, every_shape, model_of, some_shapes, trained_model
+from tiny_models import random_text, rows_of, tiny_model
 
-from components import drafting
+from components import generation
 from components.drafting import Drafts
 from components.folded import FoldedDepthHead
 from components.generation import stream_bytes
 from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental import CodeSteps, IncrementalModel
+from components.incremental import IncrementalModel
 from components.sampling import GenerationConfig
 from components.tokens import BYTES, pack_bytes
-
-MODELS: dict[str, HierarchicalAutoencoder] = {}
-every_shape = pytest.mark.parametrize("shape", SHAPES)
-some_shapes = pytest.mark.parametrize("shape", ["threshold", "whitespace-both", "increase-threshold-fixed"])
-every_mode = pytest.mark.parametrize("mode", ["exact", "plan", "speculative"])
-PROMPTS = [b"a", b"the cat sat on the mat", b"\xff\x00 \n", b"x y z"]
-
-
-def model_of(shape: str) -> HierarchicalAutoencoder:
-    """Made once; no test changes it."""
-    if shape not in MODELS:
-        MODELS[shape] = tiny_model(shape)
-    return MODELS[shape]
 
 
 def with_first_slots(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -135,8 +123,13 @@ def test_prompts_that_are_no_list_are_refused(prompts: Any) -> None:
 
 @every_mode
 def test_a_prompt_longer_than_every_window_is_read(mode: str) -> None:
-    prompt = random_text(random.Random(0), 500)
-    assert len(model_of("threshold-fixed").generate_bytes(prompt, mode=mode, max_new_bytes=9, seed=0)) <= 9
+    """What follows depends on the end of it alone, and on all of that: it is cut nowhere."""
+    model, prompt = model_of("threshold-fixed"), random_text(random.Random(0), 500)
+    settings = {"mode": mode, "max_new_bytes": 9, "temperature": 0}
+    whole = model.generate_bytes(prompt, **settings)
+    assert len(whole) == 9
+    if mode != "plan":
+        assert whole == greedy_by_full_forwards(model, prompt, 9)
 
 
 @every_mode
@@ -146,58 +139,6 @@ def test_generation_leaves_the_model_as_it_was(mode: str) -> None:
     model.generate_bytes(PROMPTS, mode=mode, max_new_bytes=9, seed=0)
     assert model.training
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
-
-
-TEXT = b"the cat sat on the mat, the dog sat on the log. "
-TRAINED: dict[str, HierarchicalAutoencoder] = {}
-levels_1_to_3 = pytest.mark.parametrize("shape", ["threshold", "threshold-fixed", "increase-threshold-fixed"])
-
-
-def trained_model(shape: str) -> HierarchicalAutoencoder:
-    """Made once: it has read one sentence again and again, so that plans come true."""
-    if shape not in TRAINED:
-        model = tiny_model(shape).train()
-        for level in model.levels:
-            level.compressor.freeze()
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-        rows = rows_of([TEXT[start:] + TEXT * 2 for start in range(0, len(TEXT), 6)])
-        for _ in range(120):
-            model(rows).total.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        TRAINED[shape] = model.eval()
-    return TRAINED[shape]
-
-
-@pytest.fixture
-def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
-    """The incremental states that generation makes, each with `reads`: how many rows each call that reads was for."""
-    made: list[IncrementalModel] = []
-    begin, read, read_byte = IncrementalModel.__init__, IncrementalModel.read, IncrementalModel.read_byte
-    read_code = CodeSteps.read
-
-    def remember(self: IncrementalModel, *arguments: object) -> None:
-        self.reads: list[int] = []  # type: ignore[attr-defined]
-        begin(self, *arguments)
-        made.append(self)
-
-    def count_read(self: IncrementalModel, rows: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        self.reads.append(len(rows))
-        return read(self, rows, *rest)
-
-    def count_byte(self: IncrementalModel, rows: torch.Tensor, byte: torch.Tensor) -> torch.Tensor:
-        self.reads.append(len(rows))
-        return read_byte(self, rows, byte)
-
-    def count_code(self: CodeSteps, ids: torch.Tensor) -> torch.Tensor:
-        self._state.reads.append(len(ids))  # type: ignore[attr-defined]
-        return read_code(self, ids)
-
-    monkeypatch.setattr(IncrementalModel, "__init__", remember)
-    monkeypatch.setattr(IncrementalModel, "read", count_read)
-    monkeypatch.setattr(IncrementalModel, "read_byte", count_byte)
-    monkeypatch.setattr(CodeSteps, "read", count_code)
-    yield made
 
 
 @some_shapes
@@ -216,37 +157,6 @@ def test_whatever_stands_around_it_generation_is_in_fp32(shape: str, mode: str) 
     )
 
 
-def test_rows_without_a_guess_do_not_wait_for_those_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Drafts, "propose", lambda self, rows, upcoming: [b"ab" * (row == 0) for row in rows.tolist()])
-    config = GenerationConfig("speculative", max_new_bytes=60, temperature=1.0, top_p=1.0, seed=0)
-    order = [piece.prompt for piece in stream_bytes(model_of("fixed"), [b"the cat", b"the dog"], config)]
-    assert 1 in order[len(order) // 8 : len(order) // 4]
-
-
-def test_many_rows_are_not_drafted_till_few_are_left() -> None:
-    model, many, few = trained_model("threshold"), drafting.ROWS + 2, drafting.ROWS
-    with torch.inference_mode():
-        state, rows = IncrementalModel(model, many), torch.arange(many)
-        state.prefill([b"the cat sat on the "] * many)
-        drafts = Drafts(model, state, many)
-        assert drafts.propose(rows, [109] * many) == [b""] * many
-        drafts.came_true(0, 109, b"")
-        assert not any(plan.candidates or plan.since for plan in drafts.plans)
-        state.keep(rows[:few])
-        drafts.keep(list(range(few)))
-        drafts.propose(rows[:few], [109] * few)
-        assert all(plan.candidates for plan in drafts.plans)
-
-
-@every_shape
-def test_greedy_speculation_is_greedy_exact(shape: str) -> None:
-    settings = {"temperature": 0, "max_new_bytes": 40}
-    model = model_of(shape)
-    assert model.generate_bytes(PROMPTS, mode="speculative", **settings) == model.generate_bytes(
-        PROMPTS, mode="exact", **settings
-    )
-
-
 @every_shape
 def test_a_plan_of_no_codes_is_no_text(shape: str) -> None:
     model = model_of(shape)
@@ -256,55 +166,6 @@ def test_a_plan_of_no_codes_is_no_text(shape: str) -> None:
     assert planned.shape == (2, 0) and counts.tolist() == [0, 0]
     one, counts = state.plan(ids, torch.tensor([0, 2]), torch.zeros(2, len(model.levels)).long())
     assert counts[0] == 0 and 2 <= counts[1] == one.shape[1]
-
-
-@levels_1_to_3
-def test_speculation_comes_to_the_same_in_fewer_steps(
-    shape: str, states: list[IncrementalModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drafting, "PATIENCE", 0)  # these segments are too short to save much
-    model, prompts = trained_model(shape), [TEXT[:5], TEXT + TEXT[:17], b"the dog"]
-    for prompt in prompts:
-        settings = {"temperature": 0, "max_new_bytes": 90}
-        assert model.generate_bytes(prompt, mode="speculative", **settings) == model.generate_bytes(
-            prompt, mode="exact", **settings
-        )
-        speculative, exact = (len(state.reads) for state in states[-2:])
-        # Eight bits for a top code of three levels carry too little of its bytes for a plan to come true.
-        saved = {"threshold": 0.15, "threshold-fixed": 0.01}.get(shape, 0)
-        assert speculative <= (1 - saved) * exact
-
-
-def test_plans_that_never_come_true_are_seldom_made(
-    states: list[IncrementalModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, plan = [], Drafts._plan
-    monkeypatch.setattr(Drafts, "_plan", lambda self, rows: (made.append(len(rows)), plan(self, rows)))
-    monkeypatch.setattr(Drafts, "_draft", lambda *_: b"")
-    pieces = stream_bytes(model_of("fixed"), [b"a"], GenerationConfig("speculative", 200, 1.0, 0, 1.0, seed=0))
-    segments = sum(len(piece.data) for piece in pieces) / 2  # the rule of this model cuts every two bytes
-    assert segments > 50
-    assert segments / 40 < sum(made) < 4 + segments / 15
-
-
-@pytest.mark.parametrize("right", [0.0, 0.6, 1.0])
-@some_shapes
-def test_whatever_the_guesses_the_text_is_the_same(shape: str, right: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guesses of any length, right up to some byte, in a batch of unequal prompts."""
-    model, random_ = model_of(shape), random.Random(0)
-    texts = [prompt + model.generate_bytes(prompt, mode="exact", temperature=0, max_new_bytes=50) for prompt in PROMPTS]
-
-    def propose(self: Drafts, rows: torch.Tensor, upcoming: list[int]) -> list[bytes]:
-        out = []
-        for count in self.state.levels[0].counts[rows].tolist():
-            text = next(text for text in texts if len(text) >= count)  # any text will do
-            guess = text[count : count + random_.randrange(9)]
-            out.append(bytes(byte if random_.random() < right else 65 for byte in guess))
-        return out
-
-    monkeypatch.setattr(Drafts, "propose", propose)
-    out = model.generate_bytes(PROMPTS, mode="speculative", temperature=0, max_new_bytes=50)
-    assert [prompt + text for prompt, text in zip(PROMPTS, out, strict=True)] == texts
 
 
 @pytest.mark.parametrize("mode", ["exact", "speculative"])
@@ -412,6 +273,19 @@ def test_a_plan_repeats_no_codes() -> None:
     free, varied = (model.generate_bytes(prompt, no_repeat_ngram_size=size, **settings) for size in (0, 6))
     assert free[:3] == varied[:3]
     assert len({varied[i : i + 12] for i in range(188)}) > 1.5 * len({free[i : i + 12] for i in range(188)})
+
+
+def test_a_plan_repeats_no_codes_of_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[list[object]] = []
+    monkeypatch.setattr(generation, "repeats", lambda history, size: looked_at.append(list(history)) or set())
+    model = trained_model("threshold")
+    model.generate_bytes(TEXT * 2, mode="plan", no_repeat_ngram_size=8, max_new_bytes=60, seed=0)
+    of_prompt = [
+        tuple(code) for code in model.compress(pack_bytes(torch.tensor([[*TEXT, *TEXT]])))[-1].codes.ids.tolist()
+    ]
+    histories = [history for history in looked_at if isinstance(history[0], tuple)]
+    assert len(of_prompt) > 20 and len(histories) > 5
+    assert all(history[: len(of_prompt) - 1] == of_prompt[:-1] for history in histories)  # its last segment was open
 
 
 @pytest.mark.parametrize("prompt", ["text", ["text"], bytearray(b"text"), (b"text",)], ids=str)
