@@ -106,7 +106,7 @@ def test_one_document_is_cut_at_a_line(tmp_path: Path, caplog: pytest.LogCapture
     assert "one document" in caplog.text
 
 
-def test_splits_named_by_their_files(tmp_path: Path) -> None:
+def test_splits_named_by_their_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, texts in {"train-00000-of-00002": TEXTS[:9], "train-00001-of-00002": TEXTS[9:20]}.items():
         write_parquet(tmp_path / f"{name}.parquet", texts)
     write_parquet(tmp_path / "validation.parquet", TEXTS[20:25])
@@ -115,6 +115,15 @@ def test_splits_named_by_their_files(tmp_path: Path) -> None:
     corpus = open_corpus(DataConfig(path=str(tmp_path)))
     assert Counter(train(corpus)) == Counter(TEXTS[:20])
     assert Counter(corpus.validation_documents()) == Counter(TEXTS[20:25])
+    assert "stay unread: 1, such as README.md" in caplog.text
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.txt", "b.txt", "c.jsonl.gz", "d.png"):
+        (tmp_path / name).write_text(name * 9)
+    open_corpus(DataConfig(path=str(tmp_path)))
+    assert "passed over: 2, such as c.jsonl.gz, d.png" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}  # what is shown without being asked for
 
 
 def test_source_files_are_documents_whatever_their_names(tmp_path: Path) -> None:
@@ -191,6 +200,7 @@ def test_each_mistake_has_its_message(tmp_path: Path) -> None:
         bad_file(tmp_path, "c.jsonl", b"[1]\n"): "expected a record",
         bad_file(tmp_path, "d.jsonl", b'{"text": 3}\n'): "holds int, not text",
         bad_file(tmp_path, "e.json", b"nothing"): "not JSON",
+        bad_file(tmp_path, "f.jsonl.gz", b"\x1f\x8b"): "is compressed: unpack it",
     }
     for path, message in cases.items():
         with pytest.raises(DataError) as caught:

@@ -29,6 +29,7 @@ _TEXT_NAMES = """
 """
 _TEXT = {f".{name}" for name in _TEXT_NAMES.split()}
 _TABLES = {".parquet", ".json"} | _LINES
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".7z"}
 # "train.txt", "train-00000-of-00002.parquet", "validation_en.jsonl"; not "training-notes.txt", and no
 # source file: a train.py is a document like any other.
 _SPLIT_STEM = re.compile(r"(train|validation|valid|dev|test)(?![A-Za-z])")
@@ -57,13 +58,14 @@ def find_units(path: str, column: str) -> SplitUnits:
     splits = _files_by_split(files)
     if "train" not in splits:
         return SplitUnits(_all_units(root, files, column), None)
-    used = splits["train"] + splits.get("validation", [])
-    _log.info(
-        "%s: %d files are split by their names; %d others stay unread",
-        root,
-        len(used),
-        len(files) - len(used),
-    )
+    named = {path for paths in splits.values() for path in paths}
+    if others := [path for path in files if path not in named]:
+        _log.warning(
+            "%s has files named by split, such as %s; those that are not stay unread: %s",
+            root,
+            splits["train"][0],
+            _some(others),
+        )
     validation = _all_units(root, splits["validation"], column) if "validation" in splits else None
     return SplitUnits(_all_units(root, splits["train"], column), validation)
 
@@ -78,9 +80,14 @@ def _files_below(root: Path) -> list[Path]:
             f"{root} holds no text: {len(found)} files, none of them .parquet, .jsonl, .json, .txt or "
             "another text or source file; give the file itself if it is text under another name"
         )
-    if len(known) < len(visible):
-        _log.info("%s: %d files of other kinds are passed over", root, len(visible) - len(known))
+    if others := sorted(set(visible) - set(known)):
+        _log.warning("%s: files that are not known as text are passed over: %s", root, _some(others))
     return known
+
+
+def _some(files: list[Path]) -> str:
+    """How many files, and the first of them, in words."""
+    return f"{len(files)}, such as {', '.join(path.as_posix() for path in files[:3])}"
 
 
 def _files_by_split(files: list[Path]) -> dict[str, list[Path]]:
@@ -101,6 +108,8 @@ def _all_units(root: Path, files: list[Path], column: str) -> list[DocumentUnit]
 def _file_units(path: Path, name: str, column: str, *, given: bool) -> list[DocumentUnit]:
     """The units of one file by its suffix. `given`: the user named this very file."""
     suffix = path.suffix.lower()
+    if suffix in _COMPRESSED:
+        raise DataError(f"{path} is compressed: unpack it, and give what is in it")
     try:
         if suffix == ".parquet":
             return list(parquet_units(name, path, column))
