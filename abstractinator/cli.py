@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import difflib
+import io
 import json
 import logging
 import os
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a subcommand and returns the exit status."""
     options = _options(_parser(), arguments)
     _quiet_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what it cannot show shall not cost the rest of what is said
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         status = command(options)

@@ -50,8 +50,10 @@ def prepare_processor() -> None:
     except OSError:
         return  # another C library; its allocator stays as it is
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    libc.mallopt(mmap_threshold, 1 << 30)
-    libc.mallopt(trim_threshold, 1 << 30)
+    # Before 2.35 glibc takes no more than 32 MB for the first. Where it took neither, the second would do harm: it ends
+    # glibc's own adjusting of the first.
+    if libc.mallopt(mmap_threshold, 1 << 30) or libc.mallopt(mmap_threshold, 1 << 25):
+        libc.mallopt(trim_threshold, 1 << 30)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -276,6 +277,13 @@ def test_an_unknown_subcommand_is_refused(capsys: Output) -> None:
         cli.main(["trian"])
     assert left.value.code == 2
     assert "trian" in capsys.readouterr().err
+
+
+def test_a_terminal_that_lacks_characters_gets_the_rest(tmp_path: Path, config: str) -> None:
+    command = [sys.executable, "-m", "abstractinator", "train", "--config", config]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"bits per byte, exact" in done.stdout
 
 
 def test_the_package_is_the_command() -> None:

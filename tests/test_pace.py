@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_runs import tiny_experiment
 
+from abstractinator.settings import ConfigError
 from abstractinator.training import loop, pace
 from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.pace import steps_in_time
@@ -79,6 +80,17 @@ def test_a_resumed_run_ends_where_it_would_have_ended(
     resumed = train(tiny_experiment(tmp_path, max_minutes=1.0, resume_from_checkpoint="latest"))
     assert resumed.steps == whole.steps == 6
     assert resumed.held_out.bits_per_byte_exact == whole.held_out.bits_per_byte_exact
+
+
+def test_more_steps_than_there_is_time_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.steps_in_time
+    monkeypatch.setattr(loop, "steps_in_time", lambda trial, rows: 6)
+    train(tiny_experiment(tmp_path, max_minutes=1.0))
+    again = {"max_steps": 10, "resume_from_checkpoint": "latest"}
+    with pytest.raises(ConfigError, match=r"leaves 6 steps.*step6\.pt has 6 behind it: add max_minutes=None"):
+        train(tiny_experiment(tmp_path, max_minutes=1.0, **again))
+    monkeypatch.setattr(loop, "steps_in_time", real)
+    assert train(tiny_experiment(tmp_path, max_minutes=None, **again)).steps == 10
 
 
 def test_no_time_at_all_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import tiny_config
 from tiny_runs import assert_same_weights, folders, losses_of, recorded_steps, tiny_experiment, weights_of, write_text
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from abstractinator.training.checkpoint import load_checkpoint
 from abstractinator.training.loop import train
 from abstractinator.training.run_state import RunState, load_model
 from components import segment_parts
+from components.vector_quantizer import QuantizerConfig
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -173,3 +175,33 @@ def test_the_training_ends_with_the_last_epoch(tmp_path: Path) -> None:
     summary = train(tiny_experiment(tmp_path, num_epochs=1, max_steps=None))
     size = sum(path.stat().st_size for path in (tmp_path / "text").glob("train*"))
     assert summary.steps == pytest.approx(size / 128, abs=2)
+
+
+def test_an_epoch_of_short_documents_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose ends and beginnings take as many tokens as their bytes."""
+    steps = recorded_steps(monkeypatch)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "validation.txt").write_text("a few words")
+    (tmp_path / "text" / "train.json").write_text(json.dumps([{"text": "ab"}] * 640))
+    train(tiny_experiment(tmp_path, num_epochs=1, max_steps=None))
+    assert sum(step.losses.bytes for step in steps) == 640 * 2
+
+
+@pytest.mark.parametrize("change", ["scheduler", "model", "checkpoint"])
+def test_a_mistake_is_told_before_the_text_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    config = tiny_experiment(tmp_path, max_steps=2)
+    train(config)
+    monkeypatch.setattr(loop, "open_corpus", lambda _: pytest.fail("the text was opened"))
+    level = config.model.levels[0]
+    compressor = dataclasses.replace(level.compressor, quantizer=QuantizerConfig("vq", codes_per_segment=3))
+    changes: dict[str, Any] = {
+        "scheduler": {"scheduler_type": "cosin"},
+        "model": {
+            "model": dataclasses.replace(config.model, levels=(dataclasses.replace(level, compressor=compressor),))
+        },
+        "checkpoint": {"model": tiny_config("whitespace-both"), "resume_from_checkpoint": "latest"},
+    }
+    with pytest.raises(ValueError, match={"model": "must divide"}.get(change, change)):
+        train(dataclasses.replace(config, **changes[change]))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from abstractinator import cli
 from abstractinator.training import checkpoint, loop
-from abstractinator.training.checkpoint import latest_checkpoint, load_checkpoint
+from abstractinator.training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
 from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.run_state import RunState
 from abstractinator.training.step import TrainingError
@@ -53,6 +53,35 @@ def test_a_loss_that_is_not_finite_stops_the_training(
         train(tiny_experiment(tmp_path, checkpoint_interval=2))
     assert names_in(tmp_path / "checkpoints") == ["checkpoint_step2.pt", "checkpoint_step4.pt"]
     assert all(torch.isfinite(x).all() for x in weights_of(tmp_path, 4).values())
+
+
+def test_a_measurement_that_fails_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_validate", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        train(tiny_experiment(tmp_path, checkpoint_interval=4, validation_interval=4))
+    assert names_in(tmp_path / "checkpoints") == ["checkpoint_step4.pt"]
+
+
+def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    config = tiny_experiment(tmp_path, max_steps=1)
+    train(config)
+    with checkpoint.sole_use(config.checkpoint_dir), pytest.raises(CheckpointError, match=r"another.*checkpoint_dir="):
+        train(config)
+    assert names_in(tmp_path / "checkpoints") == ["checkpoint_step1.pt", "summary.json"]
+    train(config)
+
+
+def test_a_checkpoint_names_no_other_files_to_be_removed(tmp_path: Path) -> None:
+    config = tiny_experiment(tmp_path, max_steps=2)
+    train(config)
+    path, other = tmp_path / "checkpoints" / "checkpoint_step2.pt", tmp_path / "precious"
+    other.touch()
+    payload = load_checkpoint(path)
+    checkpoint.save_checkpoint(path, payload | {"written": {"../precious": 1.0, str(other): 2.0, path.name: 3.0}})
+    resumed = dataclasses.replace(config, max_steps=6, checkpoint_interval=1, resume_from_checkpoint="latest")
+    train(dataclasses.replace(resumed, checkpoints_kept=1))
+    assert other.exists()
+    assert len(checkpoint.checkpoints(tmp_path / "checkpoints")) <= 2  # those of this run are
 
 
 def test_a_loss_that_is_not_finite_on_the_command_line(

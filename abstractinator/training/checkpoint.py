@@ -7,6 +7,7 @@ with `format` and `format_version`. Every record of the archive carries a CRC32,
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import random
@@ -75,6 +76,26 @@ def check_writable(folder: str | Path) -> None:
         advice = "choose another folder with checkpoint_dir=…, or change its permissions"
         message = f"checkpoints cannot be written to {folder} ({error.strerror}): {advice}"
         raise CheckpointError(message) from error
+
+
+@contextmanager
+def sole_use(folder: str | Path) -> Iterator[None]:
+    """Keeps other trainings out of a folder of checkpoints, until the block or the process ends, however it ends.
+
+    Raises CheckpointError where one is at work there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            advice = "wait for its end, or give this one a folder of its own with checkpoint_dir=…"
+            raise CheckpointError(f"another training writes its checkpoints to {folder}: {advice}") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check_plain(value: Any, where: str) -> None:

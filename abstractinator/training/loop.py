@@ -20,11 +20,17 @@ from abstractinator.device import has_bfloat16, peak_memory_bytes, pick_device, 
 from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
 from abstractinator.settings import ConfigError, to_dict
 from abstractinator.training import report
-from abstractinator.training.checkpoint import CheckpointError, check_writable, checkpoints, latest_checkpoint
+from abstractinator.training.checkpoint import (
+    CheckpointError,
+    check_writable,
+    checkpoints,
+    latest_checkpoint,
+    sole_use,
+)
 from abstractinator.training.interruption import Interruption
 from abstractinator.training.pace import steps_in_time
-from abstractinator.training.run_state import RunState, planned_steps
-from abstractinator.training.schedule import fitted_steps
+from abstractinator.training.run_state import RunState, check_model, planned_steps
+from abstractinator.training.schedule import check_schedule, fitted_steps
 from abstractinator.training.step import StepResult, train_step
 from abstractinator.training.tracking import Tracker, start_tracking
 from components.sliding_window_attention import kernel_for
@@ -52,22 +58,38 @@ def train(config: ExperimentConfig) -> report.Summary:
     prepare_processor()
     device, folder = pick_device(config.device), Path(config.checkpoint_dir)
     resume_from = _resume_path(config, folder)
+    # What is wrong with the settings shall be told before the text is opened, which can take long.
+    check_schedule(config)
+    check_model(config)
+    planned = planned_steps(resume_from, config) if resume_from is not None else None
     check_writable(folder)
+    with sole_use(folder):
+        return _train(config, device, folder, resume_from, planned)
+
+
+def _train(
+    config: ExperimentConfig, device: torch.device, folder: Path, resume_from: Path | None, planned: int | None
+) -> report.Summary:
+    """planned: the steps of the run that is gone on with; None where they depend on the time that they take here."""
     corpus = open_corpus(config.data)
     held_out = rows_of(corpus.validation_documents(), config.sequence_length)
     batches_of = train_loader(corpus, config.sequence_length, config.batch_size, config.seed, config.num_epochs)
     loader = ReadAhead(batches_of, pinned=device.type == "cuda")
     total_steps = _total_steps(config, corpus)
-    planned = planned_steps(resume_from, config) if resume_from is not None else None
-    if planned is None:
-        planned = steps_in_time(RunState.begin(config, loader, total_steps, device), held_out)
-    state = RunState.begin(config, loader, planned, device, total_steps)
+    steps = planned or steps_in_time(RunState.begin(config, loader, total_steps, device), held_out)
+    state = RunState.begin(config, loader, steps, device, total_steps)
     if resume_from is not None:
         state.restore(resume_from)
+        if planned is None and steps <= state.step < total_steps:
+            raise ConfigError(
+                f"max_minutes={config.max_minutes:g} leaves {steps} steps in all on this machine, and {resume_from} "
+                f"has {state.step} behind it: add max_minutes=None to go on to {total_steps}"
+            )
     batches = state.batches()  # before anything is moved: other data are refused here
     if resume_from is not None and resume_from.parent.resolve() == folder.resolve():
         _set_aside(folder, "from after the step that is gone back to", after=state.step)
-        state.written = {name: worth for name, worth in state.written.items() if (folder / name).is_file()}
+        there = {path.name for _, path in checkpoints(folder)}  # no other file shall be removed in its turn
+        state.written = {name: worth for name, worth in state.written.items() if name in there}
     else:
         state.written, state.tracking_run_id = {}, None  # those of the run that is gone on from stay as they are
         _set_aside(folder, "of an earlier run")
@@ -112,12 +134,12 @@ def _loop(
             raise Interrupted(interruption.signal, _save(state, folder))
         if state.step == state.total_steps:
             break  # what is left is done at the end of every run
+        if state.step % config.checkpoint_interval == 0:
+            _save(state, folder)  # first, so that nothing is lost where what follows fails
         if state.step % config.validation_interval == 0:
             _validate(state, tracker, held_out)
         if state.step % config.generation_interval == 0:
             tracker.log_text(report.samples(state.model, config), f"samples/step{state.step}.txt")
-        if state.step % config.checkpoint_interval == 0:
-            _save(state, folder)
 
 
 def _log_step(state: RunState, result: StepResult, tracker: Tracker, bar: tqdm[Any]) -> None:
@@ -181,12 +203,12 @@ def _finish(
 
 def _total_steps(config: ExperimentConfig, corpus: Corpus) -> int:
     """max_steps, or what num_epochs of the corpus come to, whichever is less."""
-    if config.num_epochs is None or corpus.size_bytes is None:
+    if config.num_epochs is None or corpus.size_tokens is None:
         if config.max_steps is None:
             raise ConfigError("the size of a streamed data set is not known before it is read: set max_steps")
         return config.max_steps
-    step_bytes = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
-    steps = max(1, math.ceil(config.num_epochs * corpus.size_bytes / step_bytes))
+    step_tokens = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
+    steps = max(1, math.ceil(config.num_epochs * corpus.size_tokens / step_tokens))
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 

@@ -20,9 +20,10 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values of 0 … 
 
 
 class Muon(torch.optim.Optimizer):
-    """θ ← (1 − lr·weight_decay)·θ − lr·√max(1, rows/columns)·orthogonal(g + momentum·b), b the mean of gradients.
+    """θ ← (1 − lr·weight_decay)·θ − lr·√max(1, rows/columns)·orthogonal((1 − momentum)·g + momentum·b).
 
-    params: matrices. lr: of a matrix that is square. The same rule as torch.optim.Muon's, whose states it reads.
+    g: the gradient, b: a running mean of gradients. params: matrices. lr: of a matrix that is square. The same rule as
+    torch.optim.Muon's, whose states it reads.
     """
 
     def __init__(

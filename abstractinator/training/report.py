@@ -171,7 +171,7 @@ def reconstruction(model: HierarchicalAutoencoder, held_out: Tensor) -> str:
     model.train(was_training)
     original, again = _text(pack_bytes(row)), _text(back)
     return (
-        f"── held-out text, {_RECONSTRUCTED_BYTES} bytes ──\n{original}\n\n"
+        f"── held-out text, {int((row < ByteTokenizer.BYTES).sum())} bytes ──\n{original}\n\n"
         f"── the same, back from {codes.packing.total} codes ──\n{again}"
     )
 

@@ -129,7 +129,7 @@ class RunState:
 
     def restore(self, path: Path) -> None:
         """Goes on where the checkpoint was written, by the settings in force now: learning rates, weight decay and
-        schedule are those of `config`. Raises CheckpointError where it is of another model."""
+        schedule are those of `config`. Raises CheckpointError where it is of another model or version."""
         payload = load_checkpoint(path)
         _check_same_model(payload, self.config, path)
         try:
@@ -155,13 +155,19 @@ class RunState:
         set_random_state(payload["random"])
 
 
+def check_model(config: ExperimentConfig) -> None:
+    """Raises ValueError for a model that cannot be built; what is built is thrown away."""
+    HierarchicalAutoencoder(config.model)
+
+
 def planned_steps(path: Path, config: ExperimentConfig) -> int | None:
     """The steps of the run that a checkpoint is of, where `config` limits it as it was limited then; a resumed run ends
     where it would have ended, however fast the machine is now. None where the limits are others now, or none of time.
 
-    Raises CheckpointError.
+    Raises CheckpointError, also where the checkpoint is of another model.
     """
     payload = load_checkpoint(path)
+    _check_same_model(payload, config, path)
     limits = ("max_minutes", "max_steps", "num_epochs")
     then = payload["config"]
     same = all(then.get(name) == getattr(config, name) for name in limits)

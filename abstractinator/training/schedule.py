@@ -22,8 +22,8 @@ def build_schedulers(
 ) -> list[LambdaLR]:
     """The schedule of the settings, once for each optimizer; steps: see `fitted_steps`. Raises ConfigError for settings
     that do not fit."""
+    check_schedule(config)
     name, given = config.scheduler_type, config.scheduler_specific_kwargs
-    _check_keys(name, given)
     warmup, arguments = fitted_steps(config, total_steps, wanted_steps)
     try:
         schedulers = [get_scheduler(name, optimizer, warmup, total_steps, arguments) for optimizer in optimizers]
@@ -65,8 +65,9 @@ def move_to(scheduler: LambdaLR, step: int) -> None:
         group["lr"] = base * factor
 
 
-def _check_keys(name: str, arguments: dict[str, Any]) -> None:
+def check_schedule(config: ExperimentConfig) -> None:
     """Raises ConfigError where there is no such schedule of the steps alone, or it does not take these arguments."""
+    name, arguments = config.scheduler_type, config.scheduler_specific_kwargs
     functions = {kind.value: inspect.signature(function) for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
     schedules = {kind: signature for kind, signature in functions.items() if "last_epoch" in signature.parameters}
     if name not in schedules:
