@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -60,14 +61,23 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def finish(output: Path, text: str, results: dict[str, Any], settings: argparse.Namespace) -> None:
-    """Prints the table and writes the results as JSON, with the settings and the machine they belong to."""
-    options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(settings).items()}
-    kept = {k: v for k, v in options.items() if k not in ("output", "worker")}
+    """Prints the table and writes the results as JSON, with the settings and the machine they belong to.
+
+    Of a file or folder its name is kept: results are shown to others, to whom a place on this machine says nothing.
+    """
+    kept = {k: _shown(v) for k, v in vars(settings).items() if k not in ("output", "worker")}
+    where = machine() | {"time": time.strftime("%Y-%m-%d %H:%M:%S")}
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as path:
-        path.write_text(json.dumps({"settings": kept, "machine": machine(), **results}, indent=2) + "\n")
+        path.write_text(json.dumps({"settings": kept, "machine": where, **results}, indent=2) + "\n")
     progress("")
     print(text)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Path | str) and Path(value).is_absolute():
+        return Path(value).name
+    return str(value) if isinstance(value, Path) else value
 
 
 @contextmanager
@@ -82,12 +92,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on, and how busy it was."""
+    """What the numbers are measured on."""
+    listed = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: *(.+)", listed.read_text()) if listed.exists() else []
     return {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "processor": platform.processor() or platform.machine(),
+        "processor": names[0] if names else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
         "torch": torch.__version__,
     }
 

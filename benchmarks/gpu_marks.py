@@ -19,6 +19,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,9 +143,10 @@ def codes(options: argparse.Namespace, device: torch.device, dtype: torch.dtype)
     return _share(2.0 * options.vectors * options.codes * options.width, seconds["nearest codes"], seconds, options)
 
 
-def utilisation(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def utilisation(
+    experiment: ExperimentConfig, options: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
     """Whole training steps, all losses → seconds, operations a second, and these over a product's."""
-    experiment = load_experiment(options.config, options.overrides)
     torch.manual_seed(0)
     model = HierarchicalAutoencoder(experiment.model).to(device).train()
     optimizers = build_optimizers(
@@ -228,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--tokens, --heads and --windows each take a number for every shape of attention")
     try:
         device = pick_device(options.device)
+        experiment = load_experiment(options.config, options.overrides)
     except ValueError as error:
         parser.error(str(error))
     prepare_processor()
@@ -239,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for case in results["attention"]:
             shape = f"{case['tokens']:,} tokens, {case['heads']} heads, window {case['window']:,}"
             lines.append([f"{case['kernel']}: {shape}", f"{1e3 * case['seconds']:,.2f}", "", _percent(case["share"])])
-    for name, measure in (("codes", codes), ("utilisation", utilisation)):
+    measures = {"codes": codes, "utilisation": partial(utilisation, experiment)}
+    for name, measure in measures.items():
         if name in options.parts:
             found = results[name] = measure(options, device, dtype)
             speed = f"{found['operations_per_second'] / 1e12:,.3f}"

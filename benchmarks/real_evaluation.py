@@ -18,6 +18,7 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
 
 from abstractinator import __version__
 from abstractinator.config import ExperimentConfig
@@ -31,7 +32,7 @@ from benchmarks.budgeted_training import Recipe, Training, take_turns
 from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
 from benchmarks.common import ROOT, argument_parser, count_parameters, finish, progress, table
 from benchmarks.contenders.abstractinator import Abstractinator
-from benchmarks.contenders.base import Setting
+from benchmarks.contenders.base import Setting, add_autoencoder_fraction
 from benchmarks.contenders.flat import Flat
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
@@ -60,10 +61,9 @@ class Stopwatch:
 def train(options: argparse.Namespace) -> tuple[str, str]:
     """Trains both in turns → the paths of their checkpoints."""
     data = DataConfig(path=options.data)
-    corpus, parameters = open_corpus(data), options.parameters
-    setting = Setting(
-        parameters or count_parameters(HierarchicalAutoencoder(ModelConfig())), corpus, options.keep, options.seed
-    )
+    corpus = open_corpus(data)
+    parameters = options.parameters or count_parameters(HierarchicalAutoencoder(ModelConfig()))
+    setting = Setting(parameters, corpus, options.keep, options.seed, options.autoencoder_fraction)
     recipe = Recipe("seconds", options.seconds, options.sequence_length, options.batch_size, options.seed)
     torch.manual_seed(options.seed)
     ours, flat = Abstractinator(Abstractinator.fit(setting), setting), Flat(Flat.fit(setting), setting)
@@ -98,13 +98,13 @@ def save_ours(path: Path, model: HierarchicalAutoencoder, training: Training, ex
     save_checkpoint(path, payload)
 
 
-def evaluate(name: str, lm: LM, options: argparse.Namespace) -> dict[str, Any]:
+def evaluate(name: str, lm: LM, tasks: tuple[TaskManager, list[str]], limit: float | None) -> dict[str, Any]:
     """What the harness finds for one model, and how fast."""
     progress(f"evaluating {name}")
     watch = Stopwatch(lm)
-    manager, names = find_tasks(options.tasks.split(","), options.include_path)
+    manager, names = tasks
     results = simple_evaluate(
-        lm, tasks=load_tasks(names, manager), task_manager=manager, limit=options.limit, log_samples=False
+        lm, tasks=load_tasks(names, manager), task_manager=manager, limit=limit, log_samples=False
     )
     assert results is not None  # one process
     return {
@@ -139,6 +139,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    add_autoencoder_fraction(parser)
     parser.add_argument("--tasks", default=DEFAULT_TASKS, help="names with commas between them")
     parser.add_argument("--include-path", help="the folder of their task files")
     parser.add_argument("--limit", type=float, help="items of each task, or a share below 1")
@@ -153,13 +154,17 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if (options.ours is None) != (options.flat is None):
         parser.error("give both --ours and --flat, or neither to train them")
+    try:
+        tasks = find_tasks(options.tasks.split(","), options.include_path)
+    except ValueError as error:  # now, and not after the training
+        parser.error(f"{error} (local tasks lie in the folder that --include-path names)")
     prepare_processor()
     ours, flat = (options.ours, options.flat) if options.ours else train(options)
     found = [
-        evaluate("exact", HierarchicalAELM(ours), options),
-        evaluate("two-part", HierarchicalAELM(ours, scoring="two_part"), options),
-        evaluate("flat", FlatLM(flat), options),
-        evaluate("chance", ChanceLM(), options),
+        evaluate("exact", HierarchicalAELM(ours), tasks, options.limit),
+        evaluate("two-part", HierarchicalAELM(ours, scoring="two_part"), tasks, options.limit),
+        evaluate("flat", FlatLM(flat), tasks, options.limit),
+        evaluate("chance", ChanceLM(), tasks, options.limit),
     ]
     finish(options.output, result_table(found), {"models": found}, options)
 

@@ -37,10 +37,11 @@ from benchmarks.common import (
     end_with,
     finish,
     in_fresh_process,
+    machine,
     progress,
 )
 from benchmarks.contenders import DISTRIBUTIONS, NAMES, version_of
-from benchmarks.contenders.base import within_tolerance
+from benchmarks.contenders.base import add_autoencoder_fraction, within_tolerance
 from benchmarks.pieces import Pieces, Result, Task, code_fingerprint
 from benchmarks.suite_plots import write_plots
 from benchmarks.suite_report import report
@@ -86,6 +87,7 @@ class Suite:
         rows = held_out_rows(corpus, self.base | {"device": "cpu"})
         self.base["text"] = f"{corpus.fingerprint} {hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:12]}"
         self.base["code"] = code_fingerprint()
+        self.base["machine"] = machine()
         self.held_out_bytes = int((rows < ByteTokenizer.BYTES).sum())
         if not self.held_out_bytes:
             raise DataError(f"{options.held_out or 'the held-out part of the data'} has no bytes that could be scored")
@@ -338,7 +340,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=8, help="rows a step, from which the sweep goes out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--autoencoder-fraction", type=float, default=0.05, help="of our own training; see config.py")
+    add_autoencoder_fraction(parser)
     parser.add_argument("--held-out-bytes", type=int, default=262_144)
     parser.add_argument(
         "--curve-bytes",

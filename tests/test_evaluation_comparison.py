@@ -86,3 +86,8 @@ def test_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert [one["results"] for one in second] == [one["results"] for one in first]
     with pytest.raises(SystemExit):
         real_evaluation.main([*common, *files[:2]])
+
+    monkeypatch.setattr(real_evaluation, "train", lambda _: pytest.fail("a wrong task was trained for"))
+    with pytest.raises(SystemExit):
+        real_evaluation.main(["--tasks", "tiny_chose", *common[2:], *training])
+    assert "no task 'tiny_chose'; the nearest are tiny_choice" in capsys.readouterr().err

@@ -9,6 +9,7 @@ Letters: B rows, N tokens a row, V classes.
 
 from __future__ import annotations
 
+import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,7 +38,13 @@ class Setting:
     corpus: Corpus
     folder: Path
     seed: int = 0
-    autoencoder_fraction: float = 0.15
+    autoencoder_fraction: float = 0.05
+
+
+def add_autoencoder_fraction(parser: argparse.ArgumentParser) -> None:
+    """The option of every benchmark that trains our own model in so much time."""
+    default = Setting.autoencoder_fraction
+    parser.add_argument("--autoencoder-fraction", type=float, default=default, help="of our training; see config.py")
 
 
 class Contender(nn.Module, ABC):
