@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from benchmarks.suite_report import series
 
@@ -23,7 +24,7 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
         ],
         "suite_lengths.png": [
             ("bytes in a row", "training bytes per second", series(contenders, "length", "length", "bytes_per_second")),
-            ("bytes in a row", "peak memory, bytes", series(contenders, "length", "length", "memory_bytes")),
+            ("bytes in a row", "memory of a step, bytes", series(contenders, "length", "length", "memory_bytes")),
         ],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +39,8 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
 def side_by_side(
     panels: list[tuple[str, str, dict[str, list[tuple[float, ...]]]]], colors: dict[str, str], *, log_y: bool
 ) -> Figure:
-    """Panels of (x label, y label, points by contender); x on a log scale, y too where `log_y`."""
-    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
+    """Panels of (x label, y label, points by contender); x on a log scale, y too where `log_y`. One legend for all."""
+    figure = Figure(figsize=(6.4 * len(panels), 4.5), layout="constrained")
     for axis, (x_label, y_label, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name, points in lines.items():
             x, y = zip(*points, strict=True)
@@ -47,6 +48,10 @@ def side_by_side(
         axis.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log" if log_y else "linear")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="#dddddd", linewidth=0.6)
-        if lines:
-            axis.legend(frameon=False)
+        for side in (axis.xaxis, axis.yaxis) if log_y else (axis.xaxis,):
+            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            side.set_major_formatter(EngFormatter(sep=""))
+            side.set_minor_locator(NullLocator())
+    shown = {line.get_label(): line for axis in figure.axes for line in axis.lines}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False)
     return figure
