@@ -68,7 +68,9 @@ class ExperimentConfig:
     checkpoint_interval: int = 175
     sample_prompt_for_generation: str = "def main(argv):\n"
     # How samples are drawn; they are shown in both modes, whatever its `mode` says.
-    generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(max_new_bytes=240, seed=0))
+    generation: GenerationConfig = field(
+        default_factory=lambda: GenerationConfig(max_new_bytes=240, no_repeat_ngram_size=24, seed=0)
+    )
 
     checkpoint_dir: str = "checkpoints"
     # How many of the newest checkpoints stay, beside the one after which the loss was lowest: too high a learning
