@@ -32,6 +32,13 @@ settings.register_profile("explore", max_examples=500, deadline=None)
 settings.load_profile("steady")
 
 
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """What trains flushes them; hypothesis draws no numbers where that lasts."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The working folder is an empty one."""
