@@ -38,21 +38,20 @@ def _has_triton() -> bool:
 def nearest_in_blocks(z: Tensor, codebook: Tensor, *, scratch_bytes: int = 32 << 20) -> Tensor:
     """`nearest_code`, with the best of each block folded into the best so far, in a scratch of at most so many
     bytes."""
-    block = min(len(codebook), 4096)
+    block = min(len(codebook), 2048)
     rows = max(1, scratch_bytes // (4 * block) // 2)
-    half_norms = codebook.square().sum(1) / 2 if len(codebook) <= 4096 else None
-    indices = torch.empty(len(z), dtype=torch.int64, device=z.device)
-    for start in range(0, len(z), rows):
-        part = z[start : start + rows]
-        best = part.new_full((len(part),), float("-inf"))
-        where = torch.zeros(len(part), dtype=torch.int64, device=z.device)
-        for first in range(0, len(codebook), block):
-            codes = codebook[first : first + block]
-            halves = half_norms if half_norms is not None else torch.linalg.vector_norm(codes, dim=1).square() / 2
+    scratch = z.new_empty(min(rows, len(z)) * block)  # one for all blocks: fresh memory costs page faults
+    best = z.new_full((len(z),), float("-inf"))
+    indices = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    for first in range(0, len(codebook), block):
+        codes = codebook[first : first + block]
+        half_norms = torch.linalg.vector_norm(codes, dim=1).square() / 2
+        for start in range(0, len(z), rows):
+            part = slice(start, min(start + rows, len(z)))
+            scores = scratch[: (part.stop - start) * len(codes)].view(-1, len(codes))
             # argmin ‖z − c‖² = argmax z·c − ‖c‖²/2
-            score, index = torch.addmm(halves, part, codes.T, beta=-1).max(1)
-            closer = score > best
-            best = torch.where(closer, score, best)
-            where = torch.where(closer, index + first, where)
-        indices[start : start + rows] = where
+            score, index = torch.mm(z[part], codes.T, out=scores).sub_(half_norms).max(1)
+            closer = score > best[part]
+            best[part] = torch.where(closer, score, best[part])
+            indices[part] = torch.where(closer, index + first, indices[part])
     return indices
