@@ -20,7 +20,8 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     pictures = {
         "suite_curves.png": [
             ("seconds of training", "held-out bits per byte", series(contenders, "time", "seconds", "exact")),
-            ("bytes seen", "held-out bits per byte", series(contenders, "time", "bytes", "exact")),
+            ("bytes seen in equal time", "held-out bits per byte", series(contenders, "time", "bytes", "exact")),
+            ("of equally many bytes seen", "held-out bits per byte", series(contenders, "bytes", "bytes", "exact")),
         ],
         "suite_lengths.png": [
             ("bytes in a row", "training bytes per second", series(contenders, "length", "length", "bytes_per_second")),
@@ -30,8 +31,8 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, panels in pictures.items():
-        if any(lines for _, _, lines in panels):
-            side_by_side(panels, colors, log_y=name == "suite_lengths.png").savefig(folder / name, dpi=120)
+        if filled := [panel for panel in panels if panel[2]]:
+            side_by_side(filled, colors, log_y=name == "suite_lengths.png").savefig(folder / name, dpi=120)
             written.append(folder / name)
     return written
 
@@ -40,8 +41,8 @@ def side_by_side(
     panels: list[tuple[str, str, dict[str, list[tuple[float, ...]]]]], colors: dict[str, str], *, log_y: bool
 ) -> Figure:
     """Panels of (x label, y label, points by contender); x on a log scale, y too where `log_y`. One legend for all."""
-    figure = Figure(figsize=(6.4 * len(panels), 4.5), layout="constrained")
-    for axis, (x_label, y_label, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    figure = Figure(figsize=(5.2 * len(panels), 4.5), layout="constrained")
+    for axis, (x_label, y_label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():
             x, y = zip(*points, strict=True)
             axis.plot(x, y, label=name, color=colors[name], marker="o", markersize=3.5, linewidth=1.6)
