@@ -88,6 +88,8 @@ class ExperimentConfig:
             raise ValueError(f"sequence_length must be at least 2, not {self.sequence_length}")
         if self.max_steps is None and self.num_epochs is None:
             raise ValueError("max_steps and num_epochs are both None; set one of them, or the training never ends")
+        if self.max_steps is None and self.data.dataset_name is not None:
+            raise ValueError("the size of a streamed data set is not known before it is read: set max_steps")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes must be above 0, not {self.max_minutes}")
         for name in ("learning_rate", "muon_learning_rate", "gradient_clip_norm"):

@@ -54,8 +54,9 @@ class Recipe:
     seed: int
     rate: float = 1.0
     adamw_rate: float = 1.0
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
+
+
+_WEIGHT_DECAY, _CLIP_NORM = 0.1, 1.0  # of every contender
 
 
 class Training:
@@ -67,7 +68,7 @@ class Training:
             contender,
             learning_rate=contender.learning_rate * recipe.rate * recipe.adamw_rate,
             muon_learning_rate=contender.muon_learning_rate * recipe.rate,
-            weight_decay=recipe.weight_decay,
+            weight_decay=_WEIGHT_DECAY,
         )
         self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         self.loader = train_loader(corpus, recipe.sequence_length, recipe.batch_size, recipe.seed)
@@ -102,7 +103,7 @@ class Training:
         """One optimizer step on (B, N), with the share `done` of the budget behind."""
         with autocast(rows.device, True):
             self.bytes += self.contender.learn(rows, done, self.steps == 0)
-        norm = torch.nn.utils.clip_grad_norm_(self.contender.parameters(), self.recipe.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.contender.parameters(), _CLIP_NORM)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient norm became {float(norm)} at step {self.steps + 1}")
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):

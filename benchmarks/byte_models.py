@@ -22,7 +22,7 @@ from abstractinator.evaluation.scoring import (
     scored_places,
     scores_from_logits,
 )
-from benchmarks.common import whole_file
+from abstractinator.whole_file import whole_file
 from benchmarks.flat_transformer import FlatByteTransformer
 from components.sampling import GenerationConfig, Sampler, WrittenText
 

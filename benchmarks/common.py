@@ -14,14 +14,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+
+from abstractinator.whole_file import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -78,17 +79,6 @@ def _shown(value: Any) -> Any:
     if isinstance(value, Path | str) and Path(value).is_absolute():
         return Path(value).name
     return str(value) if isinstance(value, Path) else value
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write what becomes the file `path` once it is there whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def machine() -> dict[str, Any]:

@@ -30,16 +30,12 @@ _HEAD_WIDTH = 64
 
 @dataclass(frozen=True)
 class FlatConfig:
-    """width: D. heads must divide it into even head widths. mlp_width: None for 8/3 of the width.
-
-    tied: whether the output layer is the embedding, too.
-    """
+    """width: D. heads must divide it into even head widths. mlp_width: None for 8/3 of the width."""
 
     width: int
     layers: int
     heads: int
     mlp_width: int | None = None
-    tied: bool = False
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads) < 1:
@@ -119,9 +115,9 @@ class FlatBlock(nn.Module):
 class FlatByteTransformer(nn.Module):
     """p(next byte | all bytes of the row before it), one position a byte: RoPE, SwiGLU, RMSNorm before each part."""
 
-    def __init__(self, width: int, layers: int, heads: int, mlp_width: int | None = None, tied: bool = False) -> None:
+    def __init__(self, width: int, layers: int, heads: int, mlp_width: int | None = None) -> None:
         super().__init__()
-        self.config = FlatConfig(width, layers, heads, mlp_width or _mlp_width(width), tied)
+        self.config = FlatConfig(width, layers, heads, mlp_width or _mlp_width(width))
         self.embedding = nn.Embedding(ByteTokenizer.vocab_size, width)
         self.blocks = nn.ModuleList(FlatBlock(width, heads, mlp_width or _mlp_width(width)) for _ in range(layers))
         self.norm = RMSNorm(width)
@@ -130,16 +126,14 @@ class FlatByteTransformer(nn.Module):
         for block in self.blocks:  # each block begins as the identity
             nn.init.zeros_(block.attention.to_out.weight)
             nn.init.zeros_(block.mlp.mlp.to_out.weight)
-        if tied:
-            self.to_logits.weight = self.embedding.weight
 
     @classmethod
-    def sized(cls, parameters: int, tied: bool = False) -> FlatByteTransformer:
+    def sized(cls, parameters: int) -> FlatByteTransformer:
         """A model of `parameters` ± 3 %, about 64 times as wide as deep.
 
         Raises ValueError where there is none.
         """
-        return cls(**vars(flat_config(parameters, tied=tied)))
+        return cls(**vars(flat_config(parameters)))
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, N) byte ids → mean nats over the predicted bytes."""
@@ -197,7 +191,7 @@ def _initialize(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
 
 
-def flat_config(parameters: int, layers: int | None = None, tied: bool = False) -> FlatConfig:
+def flat_config(parameters: int) -> FlatConfig:
     """The size of a model with `parameters` ± 3 %: see FlatByteTransformer.sized.
 
     Width and depth are chosen for their proportion, then the hidden width of the SwiGLU, within 1.5 … 5
@@ -206,15 +200,15 @@ def flat_config(parameters: int, layers: int | None = None, tied: bool = False) 
     fitting: list[tuple[float, FlatConfig]] = []
     for width in [*range(16, 128, 16), *range(128, 4097, _HEAD_WIDTH)]:
         heads = max(1, width // _HEAD_WIDTH)
-        for depth in [layers] if layers is not None else range(1, 65):
-            outside = width * (1 if tied else 2) * ByteTokenizer.vocab_size + width
+        for depth in range(1, 65):
+            outside = 2 * width * ByteTokenizer.vocab_size + width
             in_block = (parameters - outside) / depth - 4 * width**2 - 2 * width
             hidden = round(in_block / (3 * width) / 8) * 8
             total = outside + depth * (4 * width**2 + 2 * width + 3 * width * hidden)
             if not 1.5 * width <= hidden <= 5 * width or abs(total / parameters - 1) > 0.03:
                 continue
             proportion = abs(math.log(width / depth / _HEAD_WIDTH)) + abs(math.log(hidden / width * 3 / 8))
-            fitting.append((proportion, FlatConfig(width, depth, heads, hidden, tied)))
+            fitting.append((proportion, FlatConfig(width, depth, heads, hidden)))
     if not fitting:
         raise ValueError(f"no flat transformer of about {parameters:,} parameters; ask for 20,000 or more")
     return min(fitting, key=lambda item: item[0])[1]

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, whole_file
+from abstractinator.whole_file import whole_file
+from benchmarks.common import ROOT
 
 Task = dict[str, Any]
 Result = dict[str, Any]

@@ -36,7 +36,7 @@ from benchmarks.contenders.base import Setting, add_autoencoder_fraction
 from benchmarks.contenders.flat import Flat
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
-DEFAULT_TASKS = "local_lambada,local_hellaswag,local_arc_easy,local_piqa,local_blimp,local_novels_bpb,local_docs_until"
+DEFAULT_TASKS = "lambada_openai,hellaswag,arc_easy,piqa,blimp"
 
 
 class Stopwatch:

@@ -45,7 +45,7 @@ from benchmarks.contenders.base import add_autoencoder_fraction, within_toleranc
 from benchmarks.pieces import Pieces, Result, Task, code_fingerprint
 from benchmarks.suite_plots import write_plots
 from benchmarks.suite_report import report
-from benchmarks.suite_sweep import KNOBS, MOST, Swept, next_factor, swept_before
+from benchmarks.suite_sweep import KNOBS, MOST, Swept, next_factor, swept_before, unit_of
 from benchmarks.suite_work import corpus_of, held_out_rows, limit_memory, work
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
@@ -67,8 +67,8 @@ class Entry:
 
     def tried(self, knob: str) -> dict[float, float | None]:
         """What the sweep came to at each factor of the knob, all other knobs being where they are now."""
-        others = {name: factor for name, factor in self.factors.items() if name != knob}
-        return {one[knob]: one["exact"] for one in self.results.get("sweep", []) if others.items() <= one.items()}
+        where = {name: factor for name, factor in self.factors.items() if name != knob} | {"unit": unit_of(knob)}
+        return {one[knob]: one["exact"] for one in self.results.get("sweep", []) if where.items() <= one.items()}
 
 
 class TooLong(Exception):
@@ -185,20 +185,23 @@ class Suite:
         factor = next_factor(entry.tried(knob), least)
         if factor is not None:
             factors, seconds = entry.factors | {knob: factor}, self.options.sweep_seconds
-            unit, budget = self._sweep_budget(entry, knob)
-            task = {"width": entry.width, "training": self._recipe(factors, unit, budget)}
+            budget = self._sweep_budget(entry, knob)
+            if budget is None:
+                return
+            task = {"width": entry.width, "training": self._recipe(factors, unit_of(knob), budget)}
             found: Result = {"exact": None}  # what fails is no reason to try nothing else
             self._try(
                 entry, f"sweep {knob} × {factor:g}", lambda: found.update(self.measure(entry, "sweep", seconds, **task))
             )
-            entry.results.setdefault("sweep", []).append(factors | found)
+            entry.results.setdefault("sweep", []).append(factors | {"unit": unit_of(knob)} | found)
 
-    def _sweep_budget(self, entry: Entry, knob: str) -> tuple[str, float]:
-        """Equal time for rows a step. For the rates what was read in that time: a rate makes no step slower, so the
-        speed of the machine, which is another at every hour, is not to decide between them."""
+    def _sweep_budget(self, entry: Entry, knob: str) -> float | None:
+        """Of each training for this knob. For the rates what was read in the time for rows a step; None where no
+        training of these came to an end."""
+        if knob == "batch":
+            return float(self.options.sweep_seconds)
         swept = [one for one in entry.results.get("sweep", []) if one["batch"] == entry.factors["batch"]]
-        read = [one["bytes"] for one in swept if one["exact"] is not None]
-        return ("bytes", read[0]) if knob != "batch" and read else ("seconds", self.options.sweep_seconds)
+        return next((one["bytes"] for one in swept if one["exact"] is not None), None)
 
     def _time(self) -> None:
         trainings = {entry.name: self._training(entry, "seconds", self.options.seconds) for entry in self.going()}
@@ -384,6 +387,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit(f"stopped; the same command goes on from {suite.pieces.folder}") from None
     results = {
+        "code": suite.base["code"],
         "parameters": suite.base["parameters"],
         "held_out_bytes": suite.held_out_bytes,
         "contenders": [
@@ -397,10 +401,9 @@ def main(arguments: list[str] | None = None) -> None:
             for entry in suite.entries
         ],
     }
-    plots = write_plots(results, options.output)
     settings = argparse.Namespace(**(vars(options) | {"output": options.output / "suite.json"}))
-    text = report(results) + "\n\nwrote " + ", ".join(str(path) for path in [settings.output, *plots])
-    finish(settings.output, text, results, settings)
+    finish(settings.output, report(results), results, settings)
+    print("\nwrote " + ", ".join(str(path) for path in [settings.output, *write_plots(results, options.output)]))
 
 
 if __name__ == "__main__":

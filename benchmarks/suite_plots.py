@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ _COLORS = ["#d1603d", "#2f6690", "#7aa6c9", "#8e5572", "#3a7d44", "#c99a2e", "#5
 def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     """Writes bits per byte over seconds and bytes, and speed and memory over lengths; → the files that there are."""
     contenders = results["contenders"]
-    colors = {one["name"]: color for one, color in zip(contenders, _COLORS, strict=False)}
+    colors = {one["name"]: color for one, color in zip(contenders, cycle(_COLORS), strict=False)}
     pictures = {
         "suite_curves.png": [
             ("seconds of training", "held-out bits per byte", series(contenders, "time", "seconds", "exact")),

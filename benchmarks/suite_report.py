@@ -94,7 +94,7 @@ def _sweep(done: list[dict[str, Any]]) -> str:
     for one in done:
         swept = one.get("sweep", [])
         first = next((each for each in swept if all(each[name] == 1.0 for name in one["factors"])), {})
-        used = next((each for each in swept if one["factors"].items() <= each.items()), {})
+        used = next((each for each in reversed(swept) if one["factors"].items() <= each.items()), {})
         rows.append(
             [
                 one["name"],

@@ -16,6 +16,13 @@ MOST = len(_FACTORS) + 3  # factors of a knob that are tried
 Swept = dict[str, tuple[dict[str, float], list[Result]]]  # by contender its factors and its trainings
 
 
+def unit_of(knob: str) -> str:
+    """What all trainings have in common that a knob's factors are chosen by: time for rows a step, bytes for the rates,
+    as a rate makes no step slower and the speed of the machine, another at every hour, is not to decide between them.
+    """
+    return "seconds" if knob == "batch" else "bytes"
+
+
 def next_factor(tried: dict[float, float | None], least: float = 0.0) -> float | None:
     """The next factor of a knob to try after these, with what each came to; None when enough were. None is below
     `least`."""
@@ -46,7 +53,7 @@ def swept_before(path: Path, base: dict[str, Any]) -> Swept:
         raise DataError(f"--sweep-from={path} is {why}; give its suite.json") from None
     if not swept:
         raise DataError(f"--sweep-from={path} has no sweep; give the suite.json of a run that made one")
-    for name in ("parameters", "sequence_length", "batch_size", "device"):
+    for name in ("parameters", "sequence_length", "batch_size", "device", "autoencoder_fraction"):
         if settings.get(name) != base[name]:
             raise DataError(f"--sweep-from={path} has {name} {settings.get(name)}, this run {base[name]}")
     return swept

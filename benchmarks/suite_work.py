@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from abstractinator.data import ByteTokenizer, Corpus, DataConfig, open_corpus, train_loader
+from abstractinator.data import ByteTokenizer, Corpus, DataConfig, DataError, open_corpus, train_loader
 from abstractinator.data.document_files import find_units
 from abstractinator.device import autocast, prepare_processor
 from abstractinator.evaluation.held_out import rows_of
@@ -194,11 +194,25 @@ def held_out_rows(corpus: Corpus, base: dict[str, Any]) -> Tensor:
     `held_out`, or of the documents that the corpus holds out."""
     documents = corpus.validation_documents()
     if base["held_out"] is not None:
+        _check_untrained(Path(base["held_out"]), base["data"])
         documents = []
         for unit in find_units(base["held_out"], DataConfig().text_column_name).train:
             if sum(map(len, documents)) < _HELD_OUT:
                 documents += unit.read()
     return _spread(rows_of(documents or [b""], base["sequence_length"]), base["held_out_bytes"]).to(base["device"])
+
+
+def _check_untrained(held_out: Path, data: str | None) -> None:
+    """Raises DataError where that file is among those that are trained on."""
+    root = Path(data) if data is not None else None
+    if root is None or not (root == held_out or root in held_out.parents):
+        return
+    trained = {unit.name for unit in find_units(str(root), DataConfig().text_column_name).train}
+    name = held_out.relative_to(root).as_posix() if root.is_dir() else held_out.name
+    if name in trained:
+        raise DataError(
+            f"--held-out={held_out} is trained on: move it out of {root}, or name the files train… and test…"
+        )
 
 
 def _spread(rows: Tensor, wanted_bytes: int) -> Tensor:

@@ -78,9 +78,9 @@ class Packing:
 
 
 def rows_at(x: Tensor, index: Tensor) -> Tensor:
-    """x[index] for whole numbers `index`, with a gradient that is the same each time.
+    """x[index] for whole numbers `index`, with a gradient that is the same each time on a CPU.
 
-    What x[index] gives back to rows that are taken several times is summed by several threads of a CPU at once, in
+    What x[index] gives back to rows that are taken several times is summed by several of its threads at once, in
     whatever order they come.
     """
     return x.index_select(0, index)

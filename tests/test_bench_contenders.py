@@ -199,5 +199,30 @@ def test_byte_pairs_write_any_bytes_and_say_nothing_new(setting: Setting) -> Non
     assert len(model.encode(torch.tensor([[ord(" "), ord("a"), ord("g")]]))[0]) > 1  # the first byte stays by itself
 
 
+def test_a_row_of_byte_pairs_that_has_ended_is_read_no_farther(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = contender_class("bpe-llama")
+    torch.manual_seed(0)
+    model = kind(kind.fit(setting), setting).eval()
+    lengths = [len(_letters(model, token)) for token in range(model.bpe.get_vocab_size())]
+    read: list[Tensor] = []
+
+    def steps(*prompts: bytes) -> list[Tensor]:
+        """The tokens of each step, of the rows that go on, the most likely ones being sampled."""
+        read.clear()
+        assert sum(model.stream(list(prompts), 24, "exact", 0)) == 24 * len(prompts)
+        return [ids[:, 0] for ids in read if ids.shape[1] == 1]
+
+    model.model.register_forward_pre_hook(lambda _, args, given: read.append(given["input_ids"]), with_kwargs=True)
+    monkeypatch.setattr(Tensor, "multinomial", lambda p, count: p.argmax(-1, keepdim=True))
+    alone = [steps(prompt) for prompt in (b"again, and", b"Dokument 1")]
+    together = steps(b"again, and", b"Dokument 1")
+    shorter, longer = sorted(alone, key=len)
+    assert len(together) == len(longer) and all(sum(lengths[int(t)] for t in one) < 24 for one in alone)
+    assert [len(step) for step in together] == [2] * len(shorter) + [1] * (len(longer) - len(shorter))
+    assert all(set(one.tolist()) <= set(both.tolist()) for one, both in zip(longer, together, strict=True))
+
+
 def _letters(model: Any, token: int) -> list[int]:
     return list(model.bpe.id_to_token(token).encode("latin-1"))

@@ -93,8 +93,9 @@ def test_a_whole_run_goes_on_after_a_crash_and_an_interruption(
             assert one[stage]["curve"] == other[stage]["curve"] and one[stage]["steps"] == other[stage]["steps"]
             assert one[stage]["scores"]["exact"] == other[stage]["scores"]["exact"]
         assert one["sweep"] == other["sweep"] and one["factors"] == other["factors"]
-        used = next(each for each in one["sweep"] if one["factors"].items() <= each.items())
-        assert used["exact"] == min(each["exact"] for each in one["sweep"] if each["exact"] is not None)
+        over_bytes = [each for each in one["sweep"] if each["unit"] == "bytes" and each["exact"] is not None]
+        used = next(each for each in over_bytes if one["factors"].items() <= each.items())
+        assert used["exact"] == min(each["exact"] for each in over_bytes)
         assert all(len(each["runs"]) == 2 for each in [*one["length"].values(), *one["generation"].values()])
         assert set(one["generation"]) == {"exact 1", "exact 2"} and set(one["length"]) == {"64", "128"}
         assert one["flops"]["training"] > one["flops"]["forward"] > 0 and not one["failures"]
@@ -156,9 +157,11 @@ def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
     run._sweep()
     assert entry.factors == {"batch": 0.25, "rate": 4.0, "adamw_rate": 0.25}
     assert run._training(entry, "bytes", 9.0)["batch_size"] == 2
-    swept = [tuple(one[name] for name in entry.factors) for one in entry.results["sweep"]]
-    assert len(swept) == len(set(swept)) == 13 and swept[0] == (1.0, 1.0, 1.0)
-    # Rows a step in equal time, rates over as many bytes, whatever the machine's speed is by then.
+    swept = [tuple(one[name] for name in (*entry.factors, "unit")) for one in entry.results["sweep"]]
+    assert len(swept) == len(set(swept)) == 14 and swept[0] == (1.0, 1.0, 1.0, "seconds")
+    # Rows a step in equal time, rates over as many bytes, whatever the machine's speed is by then, and all of them, the
+    # one that the others are measured against too.
+    assert (0.25, 1.0, 1.0, "bytes") in swept
     budgets = {(one["unit"], one["budget"]) for one in trainings if (one["rate"], one["adamw_rate"]) != (1.0, 1.0)}
     assert budgets == {("bytes", 200)}
     assert {one["unit"] for one in trainings if one["batch_size"] != 2} == {"seconds"}
@@ -261,10 +264,24 @@ def test_a_factor_that_fails_keeps_no_other_from_being_tried(
 
 def test_the_held_out_rows_come_from_all_over_the_text(text: Path, tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("".join(f"{number:04}" for number in range(1000)))
-    base = {"held_out": str(tmp_path / "test.txt"), "held_out_bytes": 256, "sequence_length": 64, "device": "cpu"}
+    base = {"data": str(text), "held_out": str(tmp_path / "test.txt"), "held_out_bytes": 256}
+    base |= {"sequence_length": 64, "device": "cpu"}
     rows = suite_work.held_out_rows(open_corpus(DataConfig(path=str(text))), base)
     assert [int(bytes(row[1:5].tolist())) for row in rows] == [0, 240, 496, 752]
     assert rows.shape == (4, 64)
+
+
+def test_what_is_trained_on_is_not_scored(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("some words of a text that is there. " * 40)
+    with pytest.raises(SystemExit):
+        suite.main(["--data", str(tmp_path), "--held-out", str(tmp_path / "b.txt"), "--output", str(tmp_path / "out")])
+    assert "b.txt is trained on" in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "a.txt").rename(tmp_path / "train.txt")
+    (tmp_path / "b.txt").rename(tmp_path / "test.txt")
+    base = {"data": str(tmp_path), "held_out": str(tmp_path / "test.txt"), "held_out_bytes": 256}
+    base |= {"sequence_length": 64, "device": "cpu"}
+    assert len(suite_work.held_out_rows(suite_work.corpus_of(base), base)) == 4
 
 
 def test_a_changed_source_ends_the_run(monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path) -> None:

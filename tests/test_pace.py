@@ -33,20 +33,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def steps(folder: Path, **changes: Any) -> int:
+def steps(folder: Path, minutes: float, **changes: Any) -> int:
     config = tiny_experiment(folder, max_steps=100, **changes)
     trial = RunState.begin(config, None, 100, torch.device("cpu"))  # type: ignore[arg-type]
-    return steps_in_time(trial, torch.randint(256, (1, 64)))
+    return steps_in_time(trial, torch.randint(256, (1, 64)), minutes)
 
 
 @pytest.mark.parametrize(
     ("fraction", "minutes", "expected"),
-    [(0.5, 1.0, 24), (0.0, 1.0, 15), (0.75, 0.5, 17), (0.5, 100.0, 100), (0.5, 1e-6, 1), (0.5, None, 100)],
+    [(0.5, 1.0, 24), (0.0, 1.0, 15), (0.75, 0.5, 17), (0.5, 100.0, 100), (0.5, 1e-6, 1)],
 )
 def test_steps_are_as_many_as_their_seconds_allow(
-    tmp_path: Path, clock: list[float], fraction: float, minutes: float | None, expected: int
+    tmp_path: Path, clock: list[float], fraction: float, minutes: float, expected: int
 ) -> None:
-    assert steps(tmp_path, autoencoder_fraction=fraction, max_minutes=minutes) == expected
+    assert steps(tmp_path, minutes, autoencoder_fraction=fraction) == expected
 
 
 def test_measuring_leaves_no_trace_in_the_run(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_measuring_leaves_no_trace_in_the_run(tmp_path: Path) -> None:
 def test_a_resumed_run_ends_where_it_would_have_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loop, "steps_in_time", lambda trial, rows: 6)
+    monkeypatch.setattr(loop, "steps_in_time", lambda trial, rows, minutes: 6)
     whole = train(tiny_experiment(tmp_path, max_minutes=1.0, checkpoint_dir=str(tmp_path / "whole")))
     assert "max_minutes=1 leaves 6 of 8 steps" in capsys.readouterr().out
     config = tiny_experiment(tmp_path, max_minutes=1.0)
@@ -76,20 +76,18 @@ def test_a_resumed_run_ends_where_it_would_have_ended(
     monkeypatch.setattr(loop, "train_step", stopping)
     with pytest.raises(Interrupted):
         train(config)
-    monkeypatch.setattr(loop, "steps_in_time", lambda trial, rows: 2)  # a machine that is slower now
+    monkeypatch.setattr(loop, "steps_in_time", lambda trial, rows, minutes: 2)  # a machine that is slower now
     resumed = train(tiny_experiment(tmp_path, max_minutes=1.0, resume_from_checkpoint="latest"))
     assert resumed.steps == whole.steps == 6
     assert resumed.held_out.bits_per_byte_exact == whole.held_out.bits_per_byte_exact
 
 
 def test_more_steps_than_there_is_time_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop.steps_in_time
-    monkeypatch.setattr(loop, "steps_in_time", lambda trial, rows: 6)
+    monkeypatch.setattr(loop, "steps_in_time", lambda trial, rows, minutes: 6)
     train(tiny_experiment(tmp_path, max_minutes=1.0))
     again = {"max_steps": 10, "resume_from_checkpoint": "latest"}
     with pytest.raises(ConfigError, match=r"leaves 6 steps.*step6\.pt has 6 behind it: add max_minutes=None"):
         train(tiny_experiment(tmp_path, max_minutes=1.0, **again))
-    monkeypatch.setattr(loop, "steps_in_time", real)
     assert train(tiny_experiment(tmp_path, max_minutes=None, **again)).steps == 10
 
 

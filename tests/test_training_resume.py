@@ -229,7 +229,7 @@ def test_going_on_in_another_folder_leaves_both_runs_whole(tmp_path: Path) -> No
 def test_a_second_run_moves_the_first_out_of_its_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "checkpoints"
     train(tiny_experiment(tmp_path))
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {name: (folder / name).read_bytes() for name in names_in(folder)}
     assert set(before) == {"checkpoint_step8.pt", "summary.json"}
     for _ in range(2):
         train(tiny_experiment(tmp_path, max_steps=3))

@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert cli.main(["train", "--config", write_config(tmp_path / "c.py", config)]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "No space left on device" in message and "checkpoint_step2.pt" in message
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_step2.pt"]
+    assert names_in(tmp_path / "checkpoints") == ["checkpoint_step2.pt"]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert train(dataclasses.replace(config, resume_from_checkpoint="latest")).steps == 8

@@ -121,7 +121,7 @@ def folders(tmp_path: Path, *names: str) -> list[Path]:
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_file())
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != ".lock")
 
 
 def recorded_steps(monkeypatch: pytest.MonkeyPatch) -> list[loop.StepResult]:

@@ -28,7 +28,6 @@ class Corpus(ABC):
     name: str  # for messages and logs
     fingerprint: str  # of its names, counts and sizes, and of the split; positions of another do not fit
     size_bytes: int | None  # about how much training text an epoch has; None for a stream
-    size_tokens: int | None  # the same with BOS and EOS of each document
 
     @abstractmethod
     def train_documents(self, epoch: int, seed: int, position: Any = None) -> DocumentStream:

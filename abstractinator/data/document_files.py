@@ -29,7 +29,7 @@ _TEXT_NAMES = """
 """
 _TEXT = {f".{name}" for name in _TEXT_NAMES.split()}
 _TABLES = {".parquet", ".json"} | _LINES
-_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".7z"}
+_COMPRESSED = {f".{name}" for name in ["gz", "tgz", "bz2", "xz", "zst", "lz4", "br", "zip", "7z", "tar"]}
 # "train.txt", "train-00000-of-00002.parquet", "validation_en.jsonl"; not "training-notes.txt", and no
 # source file: a train.py is a document like any other.
 _SPLIT_STEM = re.compile(r"(train|validation|valid|dev|test)(?![A-Za-z])")

@@ -62,7 +62,7 @@ class HubCorpus(Corpus):
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.name = f"the hub data set {config.dataset_name}"
-        self.size_bytes = self.size_tokens = None
+        self.size_bytes = None
         if config.dataset_validation_split is None:
             self.split = decide_split(self._scan(config.dataset_train_split), config, self.name)
         else:

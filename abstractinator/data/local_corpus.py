@@ -75,7 +75,6 @@ class LocalCorpus(Corpus):
     ) -> None:
         self.name = name
         self.size_bytes = sum(unit.size for unit in units)
-        self.size_tokens = self.size_bytes + 2 * sum(unit.count for unit in units)
         self._windows = _Windows(units)
         if validation_units is None:
             self._split = decide_split(self._windows.read_all(), config, name)

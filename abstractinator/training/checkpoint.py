@@ -8,6 +8,7 @@ with `format` and `format_version`. Every record of the archive carries a CRC32,
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pickle
 import random
@@ -15,12 +16,14 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
+
+_log = logging.getLogger(__name__)
 
 FORMAT = "abstractinator-checkpoint"
 FORMAT_VERSION = 3  # 3: the predictor has a match model
@@ -84,18 +87,16 @@ def sole_use(folder: str | Path) -> Iterator[None]:
 
     Raises CheckpointError where one is at work there.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = stack.enter_context(open(Path(folder) / ".lock", "ab"))  # stays: another may look at this very file
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             advice = "wait for its end, or give this one a folder of its own with checkpoint_dir=…"
             raise CheckpointError(f"another training writes its checkpoints to {folder}: {advice}") from error
-        except OSError:
-            pass  # a file system without locks
+        except OSError as error:
+            _log.warning("%s cannot be locked (%s): see to it that no other training writes there", folder, error)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -151,8 +152,6 @@ def _is_alive(pid: int) -> bool:
 
 def _sync_folder(folder: Path) -> None:
     """Makes a rename last through a power cut; a file system that cannot sync a folder is left to itself."""
-    if os.name != "posix":  # a folder cannot be opened elsewhere
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -76,7 +76,9 @@ def _train(
     batches_of = train_loader(corpus, config.sequence_length, config.batch_size, config.seed, config.num_epochs)
     loader = ReadAhead(batches_of, pinned=device.type == "cuda")
     total_steps = _total_steps(config, corpus)
-    steps = planned or steps_in_time(RunState.begin(config, loader, total_steps, device), held_out)
+    steps = planned or total_steps
+    if planned is None and config.max_minutes is not None:
+        steps = steps_in_time(RunState.begin(config, loader, total_steps, device), held_out, config.max_minutes)
     state = RunState.begin(config, loader, steps, device, total_steps)
     if resume_from is not None:
         state.restore(resume_from)
@@ -202,14 +204,18 @@ def _finish(
 
 
 def _total_steps(config: ExperimentConfig, corpus: Corpus) -> int:
-    """max_steps, or what num_epochs of the corpus come to, whichever is less."""
-    if config.num_epochs is None or corpus.size_tokens is None:
-        if config.max_steps is None:
-            raise ConfigError("the size of a streamed data set is not known before it is read: set max_steps")
-        return config.max_steps
+    """max_steps, or what num_epochs of the corpus come to, whichever is less; a stream is not read for that."""
+    most = math.inf if config.max_steps is None else config.max_steps
+    if config.num_epochs is None or corpus.size_bytes is None:
+        return int(most)
     step_tokens = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
-    steps = max(1, math.ceil(config.num_epochs * corpus.size_tokens / step_tokens))
-    return steps if config.max_steps is None else min(steps, config.max_steps)
+    steps = tokens = 0
+    for document in corpus.train_documents(0, config.seed):  # sizes of files and tables are not those of their text
+        tokens += len(document) + 2  # BOS and EOS
+        steps = math.ceil(config.num_epochs * tokens / step_tokens)
+        if steps >= most:
+            return int(most)
+    return steps
 
 
 def _resume_path(config: ExperimentConfig, folder: Path) -> Path | None:

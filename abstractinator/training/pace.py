@@ -17,15 +17,13 @@ from components.tokens import BYTES
 _TIMED = 3  # steps of either kind, after one to warm up
 
 
-def steps_in_time(trial: RunState, rows: Tensor) -> int:
-    """The steps of a training of about `max_minutes`, at most trial.total_steps and at least 1.
+def steps_in_time(trial: RunState, rows: Tensor, minutes: float) -> int:
+    """The steps of a training of about so many minutes, at most trial.total_steps and at least 1.
 
     trial: a run that is measured and thrown away. rows: (B, N) text to measure on. Both kinds of steps are timed, those
     of the autoencoder alone and whole ones, and counted in the proportion of `autoencoder_fraction`.
     """
     config = trial.config
-    if config.max_minutes is None:
-        return trial.total_steps
     # Text that is short is repeated from other places, so that its segments are not all the same.
     repeats = math.ceil(config.batch_size / len(rows))
     batch = torch.cat([rows.roll(17 * number, 1) for number in range(repeats)])[: config.batch_size]
@@ -39,7 +37,7 @@ def steps_in_time(trial: RunState, rows: Tensor) -> int:
     except TrainingError:  # what is wrong will go wrong in the run too, and be told there
         return trial.total_steps
     per_step = alone * alone_seconds + (1 - alone) * whole_seconds
-    return max(1, int(min(trial.total_steps, 60 * config.max_minutes / per_step)))
+    return max(1, int(min(trial.total_steps, 60 * minutes / per_step)))
 
 
 def _seconds(trial: RunState, batch: Tensor, step: int, count: int = 1 + _TIMED) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from torch import Tensor
 from abstractinator.config import ExperimentConfig
 from abstractinator.data import ByteTokenizer, text_to_bytes
 from abstractinator.evaluation.held_out import HeldOutReport
+from abstractinator.whole_file import whole_file
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
 from components.tokens import Tokens, pack_bytes
 
@@ -61,9 +61,8 @@ class Summary:
         plain = asdict(self)
         measured = plain.pop("held_out")
         measured["held_out_bytes"] = measured.pop("bytes")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(plain | measured, indent=2) + "\n")
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(plain | measured, indent=2) + "\n")
 
     def table(self) -> str:
         """The summary for people."""

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from abstractinator.data import ByteTokenizer
-from benchmarks.common import whole_file
+from abstractinator.whole_file import whole_file
 from benchmarks.contenders.base import (
     Contender,
     Setting,
@@ -103,19 +103,25 @@ class BpeLlama(Contender):
         # A small text has fewer pairs than were asked for.
         lengths = torch.tensor([len(self.bpe.id_to_token(token)) for token in range(self.bpe.get_vocab_size())])
         made = torch.zeros(len(mask), dtype=torch.int64)
-        while int(made.min()) < new_bytes:
+        while len(made):
             token = out.logits[:, -1, : len(lengths)].float().softmax(-1).multinomial(1)
             before = int(made.clamp(max=new_bytes).sum())
             made += lengths[token[:, 0].cpu()]
-            yield int(made.clamp(max=new_bytes).sum()) - before  # what a row makes beyond the others is not counted
+            yield int(made.clamp(max=new_bytes).sum()) - before  # what a row's last token makes too much is not counted
+            going = (made < new_bytes).nonzero()[:, 0]
+            if len(going) < len(made):
+                made, going = made[going], going.to(mask.device)
+                token, mask, positions = token[going], mask[going], positions[going]
+                out.past_key_values.batch_select_indices(going)
             mask, positions = F.pad(mask, (0, 1), value=1), positions + 1
-            out = self.model(
-                input_ids=token,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=out.past_key_values,
-                use_cache=True,
-            )
+            if len(made):
+                out = self.model(
+                    input_ids=token,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=out.past_key_values,
+                    use_cache=True,
+                )
 
 
 def _vocabulary(parameters: int) -> int:
