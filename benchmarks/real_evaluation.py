@@ -36,7 +36,7 @@ from benchmarks.contenders.base import Setting, add_autoencoder_fraction
 from benchmarks.contenders.flat import Flat
 from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
-DEFAULT_TASKS = "lambada_openai,hellaswag,arc_easy,piqa,blimp"
+DEFAULT_TASKS = "lambada_openai,hellaswag,arc_easy,piqa"
 
 
 class Stopwatch:

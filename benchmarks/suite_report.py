@@ -93,12 +93,13 @@ def _sweep(done: list[dict[str, Any]]) -> str:
     rows = []
     for one in done:
         swept = one.get("sweep", [])
+        swept = [each for each in swept if each.get("unit") == "bytes"] or swept  # all over the same bytes
         first = next((each for each in swept if all(each[name] == 1.0 for name in one["factors"])), {})
         used = next((each for each in reversed(swept) if one["factors"].items() <= each.items()), {})
         rows.append(
             [
                 one["name"],
-                str(len(swept)),
+                str(len(one.get("sweep", []))),
                 *(f"× {factor:g}" for factor in one["factors"].values()),
                 _number(used, "learning_rate", form="g"),
                 _number(used, "muon_learning_rate", form="g"),

@@ -53,7 +53,8 @@ def swept_before(path: Path, base: dict[str, Any]) -> Swept:
         raise DataError(f"--sweep-from={path} is {why}; give its suite.json") from None
     if not swept:
         raise DataError(f"--sweep-from={path} has no sweep; give the suite.json of a run that made one")
-    for name in ("parameters", "sequence_length", "batch_size", "device", "autoencoder_fraction"):
+    ours = ["autoencoder_fraction"] if "abstractinator" in swept else []
+    for name in ("parameters", "sequence_length", "batch_size", "device", *ours):
         if settings.get(name) != base[name]:
             raise DataError(f"--sweep-from={path} has {name} {settings.get(name)}, this run {base[name]}")
     return swept

@@ -204,12 +204,15 @@ def held_out_rows(corpus: Corpus, base: dict[str, Any]) -> Tensor:
 
 def _check_untrained(held_out: Path, data: str | None) -> None:
     """Raises DataError where that file is among those that are trained on."""
-    root = Path(data) if data is not None else None
-    if root is None or not (root == held_out or root in held_out.parents):
+    if data is None:
+        return
+    held_out, root = held_out.resolve(), Path(data).resolve()
+    if held_out == root:
+        raise DataError(f"--held-out and --data are the same file, {root}: give another text to be scored")
+    if root not in held_out.parents:
         return
     trained = {unit.name for unit in find_units(str(root), DataConfig().text_column_name).train}
-    name = held_out.relative_to(root).as_posix() if root.is_dir() else held_out.name
-    if name in trained:
+    if held_out.relative_to(root).as_posix() in trained:
         raise DataError(
             f"--held-out={held_out} is trained on: move it out of {root}, or name the files train… and test…"
         )

@@ -35,11 +35,11 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def nearest_in_blocks(z: Tensor, codebook: Tensor, *, scratch_bytes: int = 32 << 20) -> Tensor:
+def nearest_in_blocks(z: Tensor, codebook: Tensor, *, scratch_bytes: int = 16 << 20) -> Tensor:
     """`nearest_code`, with the best of each block folded into the best so far, in a scratch of at most so many
     bytes."""
     block = min(len(codebook), 2048)
-    rows = max(1, scratch_bytes // (4 * block) // 2)
+    rows = max(1, scratch_bytes // (4 * block))
     scratch = z.new_empty(min(rows, len(z)) * block)  # one for all blocks: fresh memory costs page faults
     best = z.new_full((len(z),), float("-inf"))
     indices = torch.zeros(len(z), dtype=torch.int64, device=z.device)

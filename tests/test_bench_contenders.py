@@ -207,21 +207,31 @@ def test_a_row_of_byte_pairs_that_has_ended_is_read_no_farther(
     model = kind(kind.fit(setting), setting).eval()
     lengths = [len(_letters(model, token)) for token in range(model.bpe.get_vocab_size())]
     read: list[Tensor] = []
+    seen: list[Tensor] = []
+    with torch.no_grad():  # so that the context decides
+        for weight in model.model.model.layers.parameters():
+            weight.mul_(3.0)
 
     def steps(*prompts: bytes) -> list[Tensor]:
         """The tokens of each step, of the rows that go on, the most likely ones being sampled."""
         read.clear()
+        seen.clear()
         assert sum(model.stream(list(prompts), 24, "exact", 0)) == 24 * len(prompts)
         return [ids[:, 0] for ids in read if ids.shape[1] == 1]
 
     model.model.register_forward_pre_hook(lambda _, args, given: read.append(given["input_ids"]), with_kwargs=True)
+    model.model.register_forward_hook(lambda _, __, out: seen.append(out.logits[:, -1]))
     monkeypatch.setattr(Tensor, "multinomial", lambda p, count: p.argmax(-1, keepdim=True))
-    alone = [steps(prompt) for prompt in (b"again, and", b"Dokument 1")]
+    alone, logits = [], []
+    for prompt in (b"again, and", b"Dokument 1"):
+        alone.append(steps(prompt))
+        logits.append(list(seen))
     together = steps(b"again, and", b"Dokument 1")
     shorter, longer = sorted(alone, key=len)
-    assert len(together) == len(longer) and all(sum(lengths[int(t)] for t in one) < 24 for one in alone)
+    assert len(shorter) < len(together) == len(longer) and all(sum(lengths[int(t)] for t in one) < 24 for one in alone)
     assert [len(step) for step in together] == [2] * len(shorter) + [1] * (len(longer) - len(shorter))
     assert all(set(one.tolist()) <= set(both.tolist()) for one, both in zip(longer, together, strict=True))
+    torch.testing.assert_close(seen[-1], max(logits, key=len)[-1], rtol=1e-3, atol=1e-3)
 
 
 def _letters(model: Any, token: int) -> list[int]:

@@ -191,7 +191,7 @@ def test_an_epoch_is_as_long_as_its_text_not_as_its_file(tmp_path: Path, monkeyp
     steps = recorded_steps(monkeypatch)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "validation.txt").write_text("a few words")
-    records = [json.dumps({"text": "о" * 500, "url": "x" * 3000})] * 4  # 7,000 bytes a line for 1,000 of text
+    records = [json.dumps({"text": "о" * 500, "url": "x" * 3000})] * 4  # 6,000 bytes a line for 1,000 of text
     (tmp_path / "text" / "train.jsonl").write_text("\n".join(records))
     planned = train(tiny_experiment(tmp_path, num_epochs=1, max_steps=None)).steps
     assert planned == len(steps) == math.ceil(4 * 1002 / 128)
