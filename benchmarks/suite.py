@@ -187,6 +187,7 @@ class Suite:
             factors, seconds = entry.factors | {knob: factor}, self.options.sweep_seconds
             budget = self._sweep_budget(entry, knob)
             if budget is None:
+                entry.failures["sweep"] = "went astray with all rows a step: no other rates were tried"
                 return
             task = {"width": entry.width, "training": self._recipe(factors, unit_of(knob), budget)}
             found: Result = {"exact": None}  # what fails is no reason to try nothing else

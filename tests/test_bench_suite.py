@@ -262,6 +262,17 @@ def test_a_factor_that_fails_keeps_no_other_from_being_tried(
     assert entry.failures == {"sweep batch × 2": "too large"}
 
 
+def test_a_contender_that_goes_astray_in_the_sweep_is_named(
+    monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
+) -> None:
+    run = suite_of(text, tmp_path)
+    monkeypatch.setattr(run, "measure", lambda *_, **__: {"exact": None})
+    (entry,) = run.entries
+    entry.width = 1
+    run._sweep()
+    assert set(entry.factors.values()) == {1.0} and "went astray" in entry.failures["sweep"]
+
+
 def test_the_held_out_rows_come_from_all_over_the_text(text: Path, tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("".join(f"{number:04}" for number in range(1000)))
     base = {"data": str(text), "held_out": str(tmp_path / "test.txt"), "held_out_bytes": 256}

@@ -210,7 +210,7 @@ def _total_steps(config: ExperimentConfig, corpus: Corpus) -> int:
         return int(most)
     step_tokens = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
     print("counting the text of an epoch")
-    steps = tokens = 0
+    steps, tokens = 1, 0
     for document in corpus.train_documents(0, config.seed):  # sizes of files and tables are not those of their text
         tokens += len(document) + 2  # BOS and EOS
         steps = math.ceil(config.num_epochs * tokens / step_tokens)
