@@ -2,7 +2,7 @@
 
 import sys
 
-from abstractinator.cli import main
+from abstractinator.cli.main import main
 
 if __name__ == "__main__":
     # Without --config, the settings are those of config.py in the current folder.

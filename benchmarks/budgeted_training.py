@@ -18,9 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint, random_state, save_checkpoint, set_random_state
 from abstractinator.data import Corpus, train_loader
 from abstractinator.device import autocast
-from abstractinator.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from abstractinator.training.optimizers import build_optimizers
 from benchmarks.common import progress
 from benchmarks.contenders.base import Contender

@@ -11,6 +11,8 @@ import torch
 from lm_eval.api.registry import register_model
 from torch import Tensor
 
+from abstractinator.atomic_file import whole_file
+from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText
 from abstractinator.data import ByteTokenizer
 from abstractinator.evaluation.byte_lm import ByteLM
 from abstractinator.evaluation.model_args import refuse_unknown
@@ -22,9 +24,7 @@ from abstractinator.evaluation.scoring import (
     scored_places,
     scores_from_logits,
 )
-from abstractinator.whole_file import whole_file
 from benchmarks.flat_transformer import FlatByteTransformer
-from components.sampling import GenerationConfig, Sampler, WrittenText
 
 _KEPT = [*range(ByteTokenizer.BYTES), ByteTokenizer.EOS]  # of the flat transformer's classes, those that follow a byte
 

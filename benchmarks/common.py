@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import torch
 
-from abstractinator.whole_file import whole_file
+from abstractinator.atomic_file import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"

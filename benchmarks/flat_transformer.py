@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from abstractinator.components.token_head import NOTHING
+from abstractinator.components.transformer import ResidualMLP, RMSNorm
 from abstractinator.data import ByteTokenizer
 from abstractinator.device import autocast, prepare_processor
 from abstractinator.training.optimizers import build_optimizers
 from benchmarks.common import argument_parser, count_parameters, finish, progress, table
-from components.token_head import NOTHING
-from components.transformer import ResidualMLP, RMSNorm
 
 _HEAD_WIDTH = 64
 

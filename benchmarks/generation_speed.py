@@ -23,16 +23,16 @@ from typing import Any, get_args
 
 import torch
 
-from abstractinator.config import ExperimentConfig
+from abstractinator.components.hierarchical.generation import generate_bytes, stream_bytes
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.sampling import GenerationConfig, Mode, Sampler
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import build
 from abstractinator.data import open_corpus
 from abstractinator.device import prepare_processor
-from abstractinator.settings import build
 from abstractinator.training.run_state import load_model
 from benchmarks.common import PeakMemory, argument_parser, count_parameters, finish, in_fresh_process, progress, table
 from benchmarks.flat_transformer import FlatByteTransformer
-from components.generation import generate_bytes, stream_bytes
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.sampling import GenerationConfig, Mode, Sampler
 
 _MODULE = "benchmarks.generation_speed"
 _MODES: tuple[Mode, ...] = get_args(Mode)

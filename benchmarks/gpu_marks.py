@@ -25,18 +25,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abstractinator.config import ExperimentConfig, load_experiment
+from abstractinator.components.bottlenecks.nearest_code import nearest_code
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.packing import Packing
+from abstractinator.components.sliding_window_attention import Kernel, block_attention, flash_attention, flex_attention
+from abstractinator.components.tokens import pack_bytes
+from abstractinator.components.transformer import TransformerConfig
+from abstractinator.config.experiment import ExperimentConfig, load_experiment
 from abstractinator.data import DataConfig, open_corpus, train_loader
 from abstractinator.device import autocast, has_bfloat16, pick_device, prepare_processor
 from abstractinator.training.optimizers import build_optimizers
 from benchmarks.common import ROOT, argument_parser, finish, progress, table
 from benchmarks.length_scaling import train_step
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.nearest_code import nearest_code
-from components.packing import Packing
-from components.sliding_window_attention import Kernel, block_attention, flash_attention, flex_attention
-from components.tokens import pack_bytes
-from components.transformer import TransformerConfig
 
 _MODULE = "benchmarks.gpu_marks"
 _PARTS = ("attention", "codes", "utilisation")

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abstractinator.config import load_experiment
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.config.experiment import load_experiment
 from abstractinator.data import DataConfig, open_corpus, train_loader
 from abstractinator.device import autocast, prepare_processor
 from abstractinator.training.optimizers import build_optimizers
 from abstractinator.training.segmentation_schedule import follow_or_freeze
 from benchmarks.common import PeakMemory, argument_parser, count_parameters, finish, in_fresh_process, progress, table
 from benchmarks.flat_transformer import FlatByteTransformer
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
 
 _MODULE = "benchmarks.length_scaling"
 _MARK = 1.2  # longest against shortest

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from abstractinator.whole_file import whole_file
+from abstractinator.atomic_file import whole_file
 from benchmarks.common import ROOT
 
 Task = dict[str, Any]

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abstractinator.components.bottlenecks.vector_quantizer import EMACodebook, QuantizerConfig, VectorQuantizer
 from benchmarks.common import PeakMemory, argument_parser, finish, in_fresh_process, progress, table
-from components.vector_quantizer import EMACodebook, QuantizerConfig, VectorQuantizer
 
 _MODULE = "benchmarks.quantizer_memory"
 _MARK = 200e6  # bytes that ours may take

@@ -21,20 +21,20 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from abstractinator import __version__
-from abstractinator.config import ExperimentConfig
+from abstractinator.checkpoints.checkpoint_file import save_checkpoint
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import to_dict
 from abstractinator.data import DataConfig, open_corpus
 from abstractinator.device import prepare_processor
 from abstractinator.evaluation.harness import find_tasks, load_tasks
 from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
-from abstractinator.settings import to_dict
-from abstractinator.training.checkpoint import save_checkpoint
 from benchmarks.budgeted_training import Recipe, Training, take_turns
 from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
 from benchmarks.common import ROOT, argument_parser, count_parameters, finish, progress, table
 from benchmarks.contenders.abstractinator import Abstractinator
 from benchmarks.contenders.base import Setting, add_autoencoder_fraction
 from benchmarks.contenders.flat import Flat
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
 DEFAULT_TASKS = "lambada_openai,hellaswag,arc_easy,piqa"
 

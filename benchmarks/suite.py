@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 from abstractinator.data import ByteTokenizer, DataError
 from abstractinator.device import pick_device
 from benchmarks.common import (
@@ -47,7 +48,6 @@ from benchmarks.suite_plots import write_plots
 from benchmarks.suite_report import report
 from benchmarks.suite_sweep import KNOBS, MOST, Swept, next_factor, swept_before, unit_of
 from benchmarks.suite_work import corpus_of, held_out_rows, limit_memory, work
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
 _MODULE = "benchmarks.suite"
 _STAGES = ("sweep", "time", "bytes", "lengths", "generation")

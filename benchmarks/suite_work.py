@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.data import ByteTokenizer, Corpus, DataConfig, DataError, open_corpus, train_loader
 from abstractinator.data.document_files import find_units
 from abstractinator.device import autocast, prepare_processor
 from abstractinator.evaluation.held_out import rows_of
-from abstractinator.training.checkpoint import load_checkpoint
 from benchmarks import budgeted_training
 from benchmarks.budgeted_training import Recipe, Training, bits_per_byte, load_weights
 from benchmarks.common import PeakMemory, count_parameters

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.ring import Ring, places_of, ring_of
-from components.token_hash import mix
-from components.tokens import Alphabet, Tokens
+from abstractinator.components.incremental.ring import Ring, places_of, ring_of
+from abstractinator.components.token_hash import mix
+from abstractinator.components.tokens import Alphabet, Tokens
 
 
 class MatchModel(nn.Module):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from components.packing import Packing
+from abstractinator.components.packing import Packing
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Packing, int], Tensor]
 

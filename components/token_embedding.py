@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.match_model import MatchModel
-from components.token_hash import ngram_hashes, token_hash
-from components.tokens import Alphabet, Tokens
+from abstractinator.components.match_model import MatchModel
+from abstractinator.components.token_hash import ngram_hashes, token_hash
+from abstractinator.components.tokens import Alphabet, Tokens
 
 HISTORY = -1  # stands for the tokens before a row begins
 

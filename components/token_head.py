@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from components.tokens import Alphabet, Tokens
-from components.transformer import ResidualMLP, RMSNorm
+from abstractinator.components.tokens import Alphabet, Tokens
+from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 NOTHING = -100  # a target that is not scored
 _LOGITS_AT_ONCE = 1 << 26  # 256 MB in fp32

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from components.packing import Packing
+from abstractinator.components.packing import Packing
 
 
 @dataclass(frozen=True)

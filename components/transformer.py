@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.packing import Packing
-from components.sliding_window_attention import SlidingWindowAttention
+from abstractinator.components.packing import Packing
+from abstractinator.components.sliding_window_attention import SlidingWindowAttention
 
 
 @dataclass(frozen=True)

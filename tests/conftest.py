@@ -22,7 +22,7 @@ import torch
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from components.incremental import CodeSteps, IncrementalModel
+    from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; before it is loaded for the first time
@@ -57,7 +57,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IncrementalModel]]:
     """The incremental states that generation makes, each with `reads`: how many rows each call that reads was for."""
-    from components.incremental import CodeSteps, IncrementalModel
+    from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
 
     made: list[IncrementalModel] = []
     begin, read, read_byte = IncrementalModel.__init__, IncrementalModel.read, IncrementalModel.read_byte

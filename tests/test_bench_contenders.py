@@ -161,8 +161,8 @@ def _nats_by_position(contender: Contender, rows: Tensor) -> Tensor:
             return each.sum()
 
         if hasattr(contender, "autoencoder_fraction"):
-            from components.token_head import targets_of
-            from components.tokens import pack_bytes
+            from abstractinator.components.token_head import targets_of
+            from abstractinator.components.tokens import pack_bytes
 
             model = contender.model
             tokens = pack_bytes(rows)

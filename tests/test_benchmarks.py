@@ -11,10 +11,14 @@ import torch
 from tiny_models import tiny_level, tiny_transformer
 from torch.utils.flop_counter import FlopCounterMode
 
-from abstractinator.config import load_experiment
-from abstractinator.settings import to_dict
-from abstractinator.training.checkpoint import save_checkpoint
-from abstractinator.whole_file import whole_file
+from abstractinator.atomic_file import whole_file
+from abstractinator.checkpoints.checkpoint_file import save_checkpoint
+from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.components.packing import Packing
+from abstractinator.components.transformer import TransformerConfig
+from abstractinator.config.experiment import load_experiment
+from abstractinator.config.settings import to_dict
 from benchmarks import (
     budgeted_training,
     flat_transformer,
@@ -25,10 +29,6 @@ from benchmarks import (
 )
 from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
 from benchmarks.flat_transformer import FlatByteTransformer, flat_config
-from components.code_sequence_transformer import TopTransformerConfig
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
-from components.packing import Packing
-from components.transformer import TransformerConfig
 
 
 @pytest.fixture

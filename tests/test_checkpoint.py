@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from abstractinator.training import checkpoint as module
-from abstractinator.training.checkpoint import (
+from abstractinator.checkpoints import checkpoint_file as module
+from abstractinator.checkpoints.checkpoint_file import (
     CheckpointError,
     check_writable,
     latest_checkpoint,
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-from abstractinator.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from abstractinator.checkpoints.checkpoint_file import latest_checkpoint, load_checkpoint, save_checkpoint
 folder = Path(sys.argv[1])
 save_checkpoint(folder / "checkpoint_step1.pt", {"step": 1})
 weights = torch.zeros(16, 2**20)
@@ -52,7 +52,7 @@ save_checkpoint(folder / "checkpoint_step3.pt", {"step": 3})
 # A file of at most 1 MiB stands for a full disk: the write fails midway with an OSError.
 FULL_DISK = """
 import resource, sys, torch
-from abstractinator.training.checkpoint import CheckpointError, save_checkpoint
+from abstractinator.checkpoints.checkpoint_file import CheckpointError, save_checkpoint
 folder = sys.argv[1]
 save_checkpoint(f"{folder}/checkpoint_step1.pt", {"step": 1})
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))

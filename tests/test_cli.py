@@ -16,9 +16,9 @@ from tiny_models import tiny_model
 from tiny_runs import tiny_experiment, write_config
 
 from abstractinator import __version__, cli
-from abstractinator.settings import to_dict
-from abstractinator.training.checkpoint import save_checkpoint
-from components import generation
+from abstractinator.checkpoints.checkpoint_file import save_checkpoint
+from abstractinator.components.hierarchical import generation
+from abstractinator.config.settings import to_dict
 
 SHAPE = "information"
 LOSS_WEIGHTS = (

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components import sliding_window_attention
-from components.incremental_transformer import IncrementalTransformer
-from components.packing import Packing
-from components.sliding_window_attention import (
+from abstractinator.components import sliding_window_attention
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
+from abstractinator.components.packing import Packing
+from abstractinator.components.sliding_window_attention import (
     Kernel,
     SlidingWindowAttention,
     _flex_mask,
@@ -18,7 +18,7 @@ from components.sliding_window_attention import (
     kernel_for,
     naive_attention,
 )
-from components.transformer import SlidingWindowTransformer, TransformerConfig
+from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
 row_lengths = st.lists(st.integers(0, 45), min_size=1, max_size=5).filter(any)
 windows = st.integers(1, 20)

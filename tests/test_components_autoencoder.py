@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tiny_models import SHAPES, padded, random_text, rows_of, tiny_config, tiny_level, tiny_model
 from torch import Tensor, nn
 
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
-from components.packing import Packing
-from components.token_head import targets_of
-from components.tokens import BYTES, Tokens, pack_bytes
-from components.transformer import ResidualMLP, TransformerBlock
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.components.packing import Packing
+from abstractinator.components.token_head import targets_of
+from abstractinator.components.tokens import BYTES, Tokens, pack_bytes
+from abstractinator.components.transformer import ResidualMLP, TransformerBlock
 
 BOS, EOS, PAD = BYTES.bos, BYTES.eos, BYTES.pad
 MODELS: dict[str, HierarchicalAutoencoder] = {}

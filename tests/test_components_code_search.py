@@ -7,11 +7,11 @@ import torch
 from tiny_models import QUANTIZERS
 from tiny_reconstruction import trained
 
-from components.code_search import search_codes
-from components.hierarchical_autoencoder import Level
-from components.segmentation import Segments, distinct_segments, take_segments
-from components.tokens import Tokens, pack_bytes
-from components.vector_quantizer import Kind, QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.vector_quantizer import Kind, QuantizerConfig, VectorQuantizer
+from abstractinator.components.hierarchical.code_search import search_codes
+from abstractinator.components.hierarchical.hierarchical_autoencoder import Level
+from abstractinator.components.hierarchical.segmentation import Segments, distinct_segments, take_segments
+from abstractinator.components.tokens import Tokens, pack_bytes
 
 both_kinds = pytest.mark.parametrize("kind", ["fsq", "vq"])
 FSQ = QuantizerConfig(kind="fsq", codes_per_segment=2, codebook_size=30, fsq_levels=(2, 3, 5))

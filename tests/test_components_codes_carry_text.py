@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_reconstruction import trained
 
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.segmentation import Segments
-from components.tokens import Tokens, pack_bytes
-from components.vector_quantizer import Kind
+from abstractinator.components.bottlenecks.vector_quantizer import Kind
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.segmentation import Segments
+from abstractinator.components.tokens import Tokens, pack_bytes
 
 
 def byte_accuracy(model: HierarchicalAutoencoder, tokens: Tokens, segments: Segments, codes: Tokens) -> float:

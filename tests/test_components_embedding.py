@@ -5,15 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.folded import FoldedEmbedding
-from components.incremental_transformer import IncrementalTransformer
-from components.memory import Memory
-from components.packing import Packing
-from components.token_embedding import TokenEmbedding
-from components.token_hash import ngram_hashes, token_hash
-from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
-from components.transformer import SlidingWindowTransformer, TransformerConfig
-from components.vector_quantizer import QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig, VectorQuantizer
+from abstractinator.components.hierarchical.level_memory import Memory
+from abstractinator.components.incremental.folded import FoldedEmbedding
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
+from abstractinator.components.packing import Packing
+from abstractinator.components.token_embedding import TokenEmbedding
+from abstractinator.components.token_hash import ngram_hashes, token_hash
+from abstractinator.components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
 CODES = Alphabet(16, 3)
 alphabets = pytest.mark.parametrize(("alphabet", "vector_width"), [(BYTES, 0), (CODES, 4)], ids=["bytes", "codes"])

@@ -8,14 +8,14 @@ import torch
 from tiny_generation import PROMPTS, TEXT, every_mode, every_shape, model_of, some_shapes, trained_model
 from tiny_models import random_text, rows_of, tiny_model
 
-from components import generation
-from components.drafting import Drafts
-from components.folded import FoldedDepthHead
-from components.generation import stream_bytes
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental import IncrementalModel
-from components.sampling import GenerationConfig
-from components.tokens import BYTES, pack_bytes
+from abstractinator.components.hierarchical import generation
+from abstractinator.components.hierarchical.drafting import Drafts
+from abstractinator.components.hierarchical.generation import stream_bytes
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.incremental_model import IncrementalModel
+from abstractinator.components.incremental.folded import FoldedDepthHead
+from abstractinator.components.sampling import GenerationConfig
+from abstractinator.components.tokens import BYTES, pack_bytes
 
 
 def with_first_slots(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -6,12 +6,12 @@ import mmap
 import pytest
 import torch
 
-from components import token_head
-from components.folded import FoldedDepthHead
-from components.large_pages import begin_chunk, in_large_pages
-from components.packing import Packing
-from components.token_head import NOTHING, DepthHead, ParallelHead, targets_of
-from components.tokens import BYTES, Alphabet, Tokens
+from abstractinator.components import token_head
+from abstractinator.components.incremental.folded import FoldedDepthHead
+from abstractinator.components.incremental.large_pages import begin_chunk, in_large_pages
+from abstractinator.components.packing import Packing
+from abstractinator.components.token_head import NOTHING, DepthHead, ParallelHead, targets_of
+from abstractinator.components.tokens import BYTES, Alphabet, Tokens
 
 TINY = Alphabet(codebook_size=3, slots=2)
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import SHAPES, random_text, rows_of, tiny_model
 
-from components import incremental
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental import CodeSteps, IncrementalModel
-from components.packing import Packing
-from components.tokens import Tokens, pack_bytes
+from abstractinator.components.hierarchical import incremental_model as incremental
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
+from abstractinator.components.packing import Packing
+from abstractinator.components.tokens import Tokens, pack_bytes
 
 MODELS: dict[str, HierarchicalAutoencoder] = {}
 every_shape = pytest.mark.parametrize("shape", SHAPES)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.match_model import MatchMemory, MatchModel
-from components.packing import Packing
-from components.token_hash import ngram_hashes, token_hash
-from components.tokens import BYTES, Alphabet, Tokens
+from abstractinator.components.match_model import MatchMemory, MatchModel
+from abstractinator.components.packing import Packing
+from abstractinator.components.token_hash import ngram_hashes, token_hash
+from abstractinator.components.tokens import BYTES, Alphabet, Tokens
 
 CODES = Alphabet(4, 2)
 SIZES = (1, 3)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from components.nearest_code import nearest_code, nearest_in_blocks
-from components.vector_quantizer import EMACodebook
+from abstractinator.components.bottlenecks.nearest_code import nearest_code, nearest_in_blocks
+from abstractinator.components.bottlenecks.vector_quantizer import EMACodebook
 
 Search = Callable[[Tensor, Tensor], Tensor]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,7 +22,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def tiles(monkeypatch: pytest.MonkeyPatch) -> Search:
     """The Triton kernel, interpreted where there is no GPU, with tiles so small that a few vectors need many."""
     pytest.importorskip("triton", reason="Triton has wheels for Linux only")
-    from components import nearest_code_triton
+    from abstractinator.components.bottlenecks import nearest_code_triton
 
     for name, size in (("_VECTORS", 16), ("_CODES", 16), ("_WIDTH", 16), ("_STRETCH", 64)):
         monkeypatch.setattr(nearest_code_triton, name, size)

@@ -2,9 +2,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.learned_query_attention import LearnedQueryAttention, segment_softmax
-from components.packing import Packing
-from components.segmentation import Segments
+from abstractinator.components.hierarchical.learned_query_attention import LearnedQueryAttention, segment_softmax
+from abstractinator.components.hierarchical.segmentation import Segments
+from abstractinator.components.packing import Packing
 
 segment_lengths = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from components.vector_quantizer import EMACodebook, Kind, QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.vector_quantizer import EMACodebook, Kind, QuantizerConfig, VectorQuantizer
 
 KINDS: tuple[Kind, ...] = ("fsq", "vq", "residual_vq", "simvq")
 every_kind = pytest.mark.parametrize("kind", KINDS)

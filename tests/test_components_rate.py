@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_models import rows_of, tiny_config, tiny_model
 
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.tokens import pack_bytes
-from components.vector_quantizer import QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig, VectorQuantizer
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.tokens import pack_bytes
 
 ROWS = rows_of([b"the cat sat on the mat", b"and the dog, too"])
 

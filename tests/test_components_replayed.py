@@ -10,11 +10,11 @@ from tiny_models import tiny_model
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from components import incremental_transformer, replayed
-from components.generation import generate_bytes
-from components.incremental import IncrementalModel
-from components.replayed import Replayed, Step, recorder_for
-from components.sampling import GenerationConfig
+from abstractinator.components.hierarchical.generation import generate_bytes
+from abstractinator.components.hierarchical.incremental_model import IncrementalModel
+from abstractinator.components.incremental import incremental_transformer, replayed
+from abstractinator.components.incremental.replayed import Replayed, Step, recorder_for
+from abstractinator.components.sampling import GenerationConfig
 
 
 class Recorder:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.sampling import GenerationConfig, Sampler, WrittenText, repeats
+from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText, repeats
 
 
 @given(st.text("ab", max_size=30), st.integers(0, 4))

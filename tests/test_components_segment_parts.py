@@ -13,14 +13,19 @@ from tiny_models import SHAPES, padded, random_text, rows_of, tiny_model
 from tiny_reconstruction import trained
 from torch import Tensor
 
+from abstractinator.components.bottlenecks.vector_quantizer import Kind
+from abstractinator.components.hierarchical.byte_segment_compressor import Compressed
+from abstractinator.components.hierarchical.hierarchical_autoencoder import Level
+from abstractinator.components.hierarchical.segment_parts import cut_in_two, with_parts
+from abstractinator.components.hierarchical.segmentation import (
+    SegmentationConfig,
+    Segmenter,
+    Segments,
+    distinct_segments,
+)
+from abstractinator.components.packing import Packing
+from abstractinator.components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 from abstractinator.evaluation.held_out import bytes_back
-from components.byte_segment_compressor import Compressed
-from components.hierarchical_autoencoder import Level
-from components.packing import Packing
-from components.segment_parts import cut_in_two, with_parts
-from components.segmentation import SegmentationConfig, Segmenter, Segments, distinct_segments
-from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
-from components.vector_quantizer import Kind
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 rows_of_bytes = st.lists(st.binary(max_size=20), min_size=1, max_size=4)

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.packing import Packing
-from components.segmentation import (
+from abstractinator.components.hierarchical.segmentation import (
     ENTROPY_RULES,
     SegmentationConfig,
     SegmentationState,
@@ -18,7 +17,8 @@ from components.segmentation import (
     distinct_segments,
     is_spacelike,
 )
-from components.tokens import BYTES, Alphabet, Tokens
+from abstractinator.components.packing import Packing
+from abstractinator.components.tokens import BYTES, Alphabet, Tokens
 
 RULES = ("information", "increase", "threshold", "both", "fixed", "whitespace")
 every_rule = pytest.mark.parametrize("rule", RULES)

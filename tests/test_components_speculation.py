@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_generation import PROMPTS, TEXT, every_shape, model_of, some_shapes, trained_model
 
-from components import drafting
-from components.drafting import Drafts
-from components.generation import stream_bytes
-from components.incremental import IncrementalModel
-from components.sampling import GenerationConfig
+from abstractinator.components.hierarchical import drafting
+from abstractinator.components.hierarchical.drafting import Drafts
+from abstractinator.components.hierarchical.generation import stream_bytes
+from abstractinator.components.hierarchical.incremental_model import IncrementalModel
+from abstractinator.components.sampling import GenerationConfig
 
 levels_1_to_3 = pytest.mark.parametrize("shape", ["threshold", "threshold-fixed", "increase-threshold-fixed"])
 

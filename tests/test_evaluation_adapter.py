@@ -12,12 +12,12 @@ import pytest
 import torch
 from tiny_evaluation import TEXT, model_of, requests_of, save_tiny
 
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.sampling import GenerationConfig
 from abstractinator.evaluation import byte_lm
 from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
 from abstractinator.evaluation.model_args import parse_model_args
 from abstractinator.evaluation.scoring import Passage, Score
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.sampling import GenerationConfig
 
 SHAPE = "threshold-fixed"
 

@@ -14,12 +14,12 @@ from tiny_evaluation import requests_of, write_tasks
 from tiny_models import rows_of
 from tiny_runs import write_text
 
+from abstractinator.components.sampling import GenerationConfig
 from abstractinator.evaluation import harness
 from abstractinator.evaluation.scoring import Passage
 from benchmarks import real_evaluation
 from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
 from benchmarks.flat_transformer import FlatByteTransformer
-from components.sampling import GenerationConfig
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import torch
 from lm_eval.tasks import TaskManager
 from tiny_evaluation import TASKS, model_of, save_tiny, write_tasks
 
-from abstractinator import cli
+from abstractinator.cli import main as cli
 from abstractinator.evaluation import harness
 from abstractinator.evaluation.options import DEFAULT_TASKS, EvaluationOptions, add_options
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny_models import padded, tiny_model
 
+from abstractinator.components.hierarchical.hierarchical_autoencoder import Decompressed
+from abstractinator.components.packing import Packing
+from abstractinator.components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 from abstractinator.evaluation.held_out import bytes_back, evaluate_held_out
-from components.hierarchical_autoencoder import Decompressed
-from components.packing import Packing
-from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
 
 BOS, EOS = BYTES.bos, BYTES.eos
 SEGMENTS: list[list[int]] = [[BOS], [*b"abc"], [*b"de"], [EOS]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_runs import tiny_experiment
 
-from abstractinator.settings import ConfigError
+from abstractinator.config.settings import ConfigError
 from abstractinator.training import loop, pace
 from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.pace import steps_in_time

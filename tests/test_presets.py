@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from abstractinator.config import ExperimentConfig, load_experiment
-from abstractinator.settings import to_dict
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.config.experiment import ExperimentConfig, load_experiment
+from abstractinator.config.settings import to_dict
 from abstractinator.training.optimizers import build_optimizers
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = sorted((ROOT / "experiments").glob("*.py"))

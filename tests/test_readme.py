@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from tiny_runs import write_text
 
-from abstractinator import cli
+from abstractinator.checkpoints.checkpoint_file import latest_checkpoint
+from abstractinator.cli import main as cli
 from abstractinator.evaluation.model_args import parse_model_args
 from abstractinator.evaluation.options import EvaluationOptions
-from abstractinator.training.checkpoint import latest_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

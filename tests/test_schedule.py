@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from abstractinator.config import ExperimentConfig
-from abstractinator.settings import ConfigError
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import ConfigError
 from abstractinator.training.schedule import build_schedulers, move_to
 
 

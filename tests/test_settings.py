@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abstractinator.settings import ConfigError, apply_overrides, build, load_config_file, to_dict
+from abstractinator.config.settings import ConfigError, apply_overrides, build, load_config_file, to_dict
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from abstractinator.training.tracking import Tracker, start_tracking
+from abstractinator.tracking.tracker import Tracker, start_tracking
 
 CONFIG = {"lr": 0.1, "levels": [{"dim": 8}, {"dim": 16}], "sizes": [1, 2], "long": "y" * 7000, "none": {}}
 
@@ -84,7 +84,7 @@ def test_a_store_that_cannot_be_opened_keeps_nothing(tmp_path: Path) -> None:
 def test_without_a_project_nothing_is_kept_or_imported(tmp_path: Path) -> None:
     code = """
 import sys
-from abstractinator.training.tracking import start_tracking
+from abstractinator.tracking.tracker import start_tracking
 with start_tracking(None, "run") as tracker:
     tracker.log_config({"a": 1})
     tracker.log_metrics({"loss": 1.0}, 1)

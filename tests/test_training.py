@@ -17,14 +17,14 @@ from tiny_models import tiny_config
 from tiny_runs import assert_same_weights, folders, losses_of, recorded_steps, tiny_experiment, weights_of, write_text
 from torch import Tensor
 
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint
+from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig
+from abstractinator.components.hierarchical import segment_parts
 from abstractinator.data import ReadAhead, open_corpus, train_loader
 from abstractinator.evaluation.held_out import HeldOutReport
 from abstractinator.training import loop
-from abstractinator.training.checkpoint import load_checkpoint
 from abstractinator.training.loop import train
 from abstractinator.training.run_state import RunState, load_model
-from components import segment_parts
-from components.vector_quantizer import QuantizerConfig
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

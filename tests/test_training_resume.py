@@ -22,13 +22,14 @@ from tiny_runs import (
 )
 from torch import Tensor
 
-from abstractinator.config import ExperimentConfig
-from abstractinator.training import checkpoint, loop
-from abstractinator.training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
+from abstractinator.checkpoints import checkpoint_file as checkpoint
+from abstractinator.checkpoints.checkpoint_file import CheckpointError, latest_checkpoint, load_checkpoint
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
+from abstractinator.components.transformer import TransformerConfig
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.training import loop
 from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.run_state import RunState
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
-from components.transformer import TransformerConfig
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

@@ -19,13 +19,14 @@ import torch
 from tiny_runs import names_in, tiny_experiment, weights_of, write_config
 from torch import Tensor
 
-from abstractinator import cli
-from abstractinator.training import checkpoint, loop
-from abstractinator.training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
+from abstractinator.checkpoints import checkpoint_file as checkpoint
+from abstractinator.checkpoints.checkpoint_file import CheckpointError, latest_checkpoint, load_checkpoint
+from abstractinator.cli import main as cli
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.training import loop
 from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.run_state import RunState
 from abstractinator.training.step import TrainingError
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -213,8 +214,8 @@ def test_a_reader_who_goes_away_leaves_a_checkpoint(tmp_path: Path, heard: str) 
 # Trains in forked children, each going on where the one before was killed at a random moment.
 KILLED = """
 import os, random, signal, sys, time, torch
-from abstractinator.config import load_experiment
-from abstractinator.training.checkpoint import latest_checkpoint, load_checkpoint
+from abstractinator.config.experiment import load_experiment
+from abstractinator.checkpoints.checkpoint_file import latest_checkpoint, load_checkpoint
 from abstractinator.training.loop import train
 torch.set_num_threads(1)
 random.seed(0)

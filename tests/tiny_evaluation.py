@@ -13,10 +13,10 @@ from lm_eval.api.instance import Instance
 from tiny_models import rows_of, tiny_config, tiny_model
 
 from abstractinator import __version__
-from abstractinator.config import ExperimentConfig
-from abstractinator.settings import to_dict
-from abstractinator.training.checkpoint import save_checkpoint
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.checkpoints.checkpoint_file import save_checkpoint
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import to_dict
 
 # One, two and three levels.
 SHAPES = ("information", "threshold-fixed", "increase-threshold-fixed")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import SHAPES, rows_of, tiny_model
 
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 some_shapes = pytest.mark.parametrize("shape", ["threshold", "whitespace-both", "increase-threshold-fixed"])

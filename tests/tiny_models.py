@@ -7,16 +7,20 @@ import random
 import torch
 from torch import Tensor, nn
 
-from components.byte_segment_compressor import CompressorConfig
-from components.code_expander import ExpanderConfig
-from components.code_sequence_transformer import TopTransformerConfig
-from components.entropy_model import EntropyModelConfig
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, LevelConfig, ModelConfig
-from components.segmentation import SegmentationConfig
-from components.sliding_window_attention import SlidingWindowAttention
-from components.tokens import BYTES, pack_bytes
-from components.transformer import SwiGLU, TransformerConfig
-from components.vector_quantizer import QuantizerConfig
+from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig
+from abstractinator.components.hierarchical.byte_segment_compressor import CompressorConfig
+from abstractinator.components.hierarchical.code_expander import ExpanderConfig
+from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
+from abstractinator.components.hierarchical.entropy_model import EntropyModelConfig
+from abstractinator.components.hierarchical.hierarchical_autoencoder import (
+    HierarchicalAutoencoder,
+    LevelConfig,
+    ModelConfig,
+)
+from abstractinator.components.hierarchical.segmentation import SegmentationConfig
+from abstractinator.components.sliding_window_attention import SlidingWindowAttention
+from abstractinator.components.tokens import BYTES, pack_bytes
+from abstractinator.components.transformer import SwiGLU, TransformerConfig
 
 QUANTIZERS = {
     "fsq": QuantizerConfig(kind="fsq", codes_per_segment=2, codebook_size=16, fsq_levels=(4, 4)),

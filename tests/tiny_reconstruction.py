@@ -10,9 +10,9 @@ import torch
 from tiny_models import rows_of, tiny_level, tiny_transformer
 from torch import Tensor
 
-from components.code_sequence_transformer import TopTransformerConfig
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
-from components.vector_quantizer import Kind, QuantizerConfig
+from abstractinator.components.bottlenecks.vector_quantizer import Kind, QuantizerConfig
+from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
 
 
 def untrained(kind: Kind) -> HierarchicalAutoencoder:

@@ -14,13 +14,13 @@ import torch
 from tiny_models import tiny_config
 from torch import Tensor
 
-from abstractinator.config import ExperimentConfig
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint
+from abstractinator.components.sampling import GenerationConfig
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import to_dict
 from abstractinator.data import DataConfig
-from abstractinator.settings import to_dict
 from abstractinator.training import loop
-from abstractinator.training.checkpoint import load_checkpoint
 from abstractinator.training.run_state import RunState
-from components.sampling import GenerationConfig
 
 
 def write_text(folder: Path, documents: int = 24, words: int = 60) -> Path:

@@ -17,13 +17,13 @@ from lm_eval.models.utils import Collator
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
+from abstractinator.components.sampling import GenerationConfig
+from abstractinator.components.tokens import BYTES
 from abstractinator.data import text_to_bytes
 from abstractinator.device import pick_device
 from abstractinator.evaluation.generation_requests import generation_request
 from abstractinator.evaluation.model_args import parse_model_args
 from abstractinator.evaluation.scoring import Passage, Score
-from components.sampling import GenerationConfig
-from components.tokens import BYTES
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from components.sampling import GenerationConfig
+from abstractinator.components.sampling import GenerationConfig
 
 DEFAULT_NEW_BYTES = 256
 _OURS = ("mode", "max_new_bytes", "temperature", "stop")

@@ -23,7 +23,7 @@ import abstractinator.evaluation.hierarchical_aelm  # noqa: F401  registers hier
 from abstractinator.evaluation.generation_requests import generation_request
 from abstractinator.evaluation.model_args import parse_model_args
 from abstractinator.evaluation.options import EvaluationOptions
-from abstractinator.training.tracking import start_tracking
+from abstractinator.tracking.tracker import start_tracking
 
 
 def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:

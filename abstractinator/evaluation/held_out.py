@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abstractinator.components.hierarchical.byte_segment_compressor import Compressed
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.tokens import Tokens, pack_bytes
 from abstractinator.data import ByteTokenizer
 from abstractinator.device import autocast
-from components.byte_segment_compressor import Compressed
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.tokens import Tokens, pack_bytes
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ import lm_eval.models  # noqa: F401  with a model registered, the harness would 
 import torch
 from lm_eval.api.registry import register_model
 
+from abstractinator.checkpoints.checkpoint_file import latest_checkpoint
+from abstractinator.components.hierarchical.generation import generate_bytes
+from abstractinator.components.sampling import GenerationConfig, Mode
 from abstractinator.evaluation.byte_lm import ByteLM
 from abstractinator.evaluation.model_args import refuse_unknown
 from abstractinator.evaluation.scoring import (
@@ -24,10 +27,7 @@ from abstractinator.evaluation.scoring import (
     scores_from_logits,
     two_part_scores,
 )
-from abstractinator.training.checkpoint import latest_checkpoint
 from abstractinator.training.run_state import load_model
-from components.generation import generate_bytes
-from components.sampling import GenerationConfig, Mode
 
 Scoring = Literal["exact", "two_part"]
 Precision = Literal["float32", "bfloat16"]

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.tokens import BYTES, pack_bytes
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.tokens import BYTES, pack_bytes
 
 CLASSES = BYTES.codebook_size + 1
 """The bytes and, as the last class, the end of the text."""

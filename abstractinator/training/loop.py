@@ -14,26 +14,26 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from abstractinator.config import ExperimentConfig
-from abstractinator.data import Corpus, ReadAhead, open_corpus, train_loader
-from abstractinator.device import has_bfloat16, peak_memory_bytes, pick_device, prepare_processor
-from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
-from abstractinator.settings import ConfigError, to_dict
-from abstractinator.training import report
-from abstractinator.training.checkpoint import (
+from abstractinator.checkpoints.checkpoint_file import (
     CheckpointError,
     check_writable,
     checkpoints,
     latest_checkpoint,
     sole_use,
 )
+from abstractinator.components.sliding_window_attention import kernel_for
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import ConfigError, to_dict
+from abstractinator.data import Corpus, ReadAhead, open_corpus, train_loader
+from abstractinator.device import has_bfloat16, peak_memory_bytes, pick_device, prepare_processor
+from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
+from abstractinator.tracking.tracker import Tracker, start_tracking
+from abstractinator.training import report
 from abstractinator.training.interruption import Interruption
 from abstractinator.training.pace import steps_in_time
 from abstractinator.training.run_state import RunState, check_model, planned_steps
 from abstractinator.training.schedule import check_schedule, fitted_steps
 from abstractinator.training.step import StepResult, train_step
-from abstractinator.training.tracking import Tracker, start_tracking
-from components.sliding_window_attention import kernel_for
 
 
 class Interrupted(BaseException):  # like KeyboardInterrupt, so that a run counts as killed, not as failed

@@ -10,9 +10,9 @@ import time
 import torch
 from torch import Tensor
 
+from abstractinator.components.tokens import BYTES
 from abstractinator.training.run_state import RunState
 from abstractinator.training.step import TrainingError, train_step
-from components.tokens import BYTES
 
 _TIMED = 3  # steps of either kind, after one to warm up
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abstractinator.config import ExperimentConfig
+from abstractinator.atomic_file import whole_file
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
+from abstractinator.components.tokens import Tokens, pack_bytes
+from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.data import ByteTokenizer, text_to_bytes
 from abstractinator.evaluation.held_out import HeldOutReport
-from abstractinator.whole_file import whole_file
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
-from components.tokens import Tokens, pack_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,10 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from abstractinator import __version__
-from abstractinator.config import ExperimentConfig
-from abstractinator.data import ReadAhead
-from abstractinator.settings import build, to_dict
-from abstractinator.training.checkpoint import (
+from abstractinator.checkpoints.checkpoint_file import (
     CheckpointError,
     latest_checkpoint,
     load_checkpoint,
@@ -24,9 +21,12 @@ from abstractinator.training.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Losses, ModelConfig
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import build, to_dict
+from abstractinator.data import ReadAhead
 from abstractinator.training.optimizers import build_optimizers
 from abstractinator.training.schedule import build_schedulers, move_to
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses, ModelConfig
 
 # Settings under `model` that say how it learns and not what it is, whatever group they stand in.
 _TRAINING_ONLY = {

@@ -10,8 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
-from abstractinator.config import ExperimentConfig
-from abstractinator.settings import ConfigError
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import ConfigError
 
 # What a schedule is told by the training itself; num_stable_steps is what warm-up and decay leave of it.
 _GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "num_stable_steps", "last_epoch"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
 
 _FOLLOW = 0.3  # of the way to a batch's own threshold, each step; the first batch sets it
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from abstractinator.components.hierarchical.hierarchical_autoencoder import Losses
 from abstractinator.device import autocast
 from abstractinator.training.run_state import RunState
 from abstractinator.training.segmentation_schedule import follow_or_freeze
-from components.hierarchical_autoencoder import Losses
 
 
 class TrainingError(ValueError):

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from abstractinator.config import ExperimentConfig
+from abstractinator.components.hierarchical.code_expander import ExpanderConfig
+from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
+from abstractinator.components.hierarchical.generation import stream_bytes
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.components.sampling import GenerationConfig
+from abstractinator.components.tokens import BYTES
+from abstractinator.components.transformer import TransformerConfig
+from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.training.segmentation_schedule import follow_or_freeze
 from benchmarks.common import count_parameters
 from benchmarks.contenders.base import Contender, Setting, closest_width
-from components.code_expander import ExpanderConfig
-from components.code_sequence_transformer import TopTransformerConfig
-from components.generation import stream_bytes
-from components.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
-from components.sampling import GenerationConfig
-from components.tokens import BYTES
-from components.transformer import TransformerConfig
 
 _DEFAULT = ModelConfig()
 (_LEVEL,) = _DEFAULT.levels

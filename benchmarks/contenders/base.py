@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from abstractinator.components.token_head import NOTHING
 from abstractinator.data import ByteTokenizer, Corpus
-from components.token_head import NOTHING
 
 _HEAD_WIDTH = 64
 _TOLERANCE = 0.05  # of the number of parameters

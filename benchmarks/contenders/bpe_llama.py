@@ -20,8 +20,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from abstractinator.atomic_file import whole_file
+from abstractinator.components.token_head import NOTHING
 from abstractinator.data import ByteTokenizer
-from abstractinator.whole_file import whole_file
 from benchmarks.contenders.base import (
     Contender,
     Setting,
@@ -30,7 +31,6 @@ from benchmarks.contenders.base import (
     parameters_on_meta,
     predicted_bytes,
 )
-from components.token_head import NOTHING
 
 _TEXT = 16 * 2**20  # bytes of training text that the encoding is made from
 # GPT-2's way of cutting text into words, over bytes: all that are part of a longer character count as letters.

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
+from abstractinator.components.packing import Packing
+from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 from abstractinator.data import ByteTokenizer
 from benchmarks.contenders.base import (
     Contender,
@@ -19,9 +22,6 @@ from benchmarks.contenders.base import (
     read_tokens,
     sample_bytes,
 )
-from components.incremental_transformer import IncrementalTransformer
-from components.packing import Packing
-from components.transformer import SlidingWindowTransformer, TransformerConfig
 
 _WINDOW = 256
 _PER_LAYER = 64  # about so many times as wide as deep

@@ -10,6 +10,7 @@ from h_net_dynamic_chunking.h_net import HNet
 from torch import Tensor, nn
 from x_transformers import Decoder
 
+from abstractinator.components.transformer import RMSNorm
 from abstractinator.data import ByteTokenizer
 from benchmarks.contenders.base import (
     Contender,
@@ -20,7 +21,6 @@ from benchmarks.contenders.base import (
     prompt_rows,
     sample_bytes,
 )
-from components.transformer import RMSNorm
 
 _HEAD_WIDTH = 32
 _BYTES_PER_CHUNK = 5.0  # the average that its ratio loss asks for

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from abstractinator.settings_types import ConfigError
+from abstractinator.config.settings_types import ConfigError
 
 CONFIG_NAME = "exp_config"
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {

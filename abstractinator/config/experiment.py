@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from abstractinator.components.hierarchical.hierarchical_autoencoder import ModelConfig
+from abstractinator.components.sampling import GenerationConfig
+from abstractinator.config.settings import apply_overrides, build, load_config_file
 from abstractinator.data import DataConfig
-from abstractinator.settings import apply_overrides, build, load_config_file
-from components.hierarchical_autoencoder import ModelConfig
-from components.sampling import GenerationConfig
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 

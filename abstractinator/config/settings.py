@@ -19,8 +19,8 @@ import dataclasses
 import types
 from typing import Any, TypeVar, get_args, get_origin
 
-from abstractinator.settings_file import CONFIG_NAME, load_config_file
-from abstractinator.settings_types import (
+from abstractinator.config.settings_file import CONFIG_NAME, load_config_file
+from abstractinator.config.settings_types import (
     ConfigError,
     alternatives,
     describe,

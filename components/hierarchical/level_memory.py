@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from components.entropy_model import IncrementalEntropyModel
-from components.folded import FoldedEmbedding
-from components.hierarchical_autoencoder import Level
-from components.incremental_transformer import IncrementalTransformer
-from components.match_model import MatchMemory
-from components.ring import Ring, places_of, ring_of
-from components.token_embedding import HISTORY, TokenEmbedding
-from components.token_hash import ngram_hashes, token_hash
-from components.tokens import NextTokens
-from components.vector_quantizer import VectorQuantizer
+from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
+from abstractinator.components.hierarchical.entropy_model import IncrementalEntropyModel
+from abstractinator.components.hierarchical.hierarchical_autoencoder import Level
+from abstractinator.components.incremental.folded import FoldedEmbedding
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
+from abstractinator.components.incremental.ring import Ring, places_of, ring_of
+from abstractinator.components.match_model import MatchMemory
+from abstractinator.components.token_embedding import HISTORY, TokenEmbedding
+from abstractinator.components.token_hash import ngram_hashes, token_hash
+from abstractinator.components.tokens import NextTokens
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from components.code_expander import CodeExpander
-from components.segmentation import Segments, take_segments
-from components.tokens import Tokens
-from components.vector_quantizer import VectorQuantizer
+from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
+from abstractinator.components.hierarchical.code_expander import CodeExpander
+from abstractinator.components.hierarchical.segmentation import Segments, take_segments
+from abstractinator.components.tokens import Tokens
 
 _ROUNDS = 4  # almost all that is found at all is found by changing so many values
 _AT_ONCE = 1 << 24  # logits that are made at once

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.folded import FoldedMLP, FoldedNorm, transposed
-from components.replayed import Replayed, recorder_for
-from components.ring import Ring, ring_of
-from components.sliding_window_attention import rotary_frequencies
-from components.transformer import SlidingWindowTransformer, TransformerBlock
+from abstractinator.components.incremental.folded import FoldedMLP, FoldedNorm, transposed
+from abstractinator.components.incremental.replayed import Replayed, recorder_for
+from abstractinator.components.incremental.ring import Ring, ring_of
+from abstractinator.components.sliding_window_attention import rotary_frequencies
+from abstractinator.components.transformer import SlidingWindowTransformer, TransformerBlock
 
 
 @dataclass(frozen=True)

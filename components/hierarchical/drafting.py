@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental import IncrementalModel
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.incremental_model import IncrementalModel
 
 CANDIDATES = 8
 LONGEST = 8  # bytes of a draft

@@ -15,13 +15,13 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from components.folded import FoldedEmbedding
-from components.incremental_transformer import IncrementalTransformer
-from components.token_embedding import TokenEmbedding, check_at_least_one
-from components.token_head import ParallelHead, nats_of, targets_of
-from components.tokens import Alphabet, NextTokens, Tokens
-from components.transformer import SlidingWindowTransformer, TransformerConfig
-from components.vector_quantizer import VectorQuantizer
+from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
+from abstractinator.components.incremental.folded import FoldedEmbedding
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
+from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
+from abstractinator.components.token_head import ParallelHead, nats_of, targets_of
+from abstractinator.components.tokens import Alphabet, NextTokens, Tokens
+from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from components.code_expander import CodeExpander
-from components.code_search import search_codes
-from components.entropy_model import EntropyModel, EntropyModelConfig
-from components.learned_query_attention import LearnedQueryAttention
-from components.packing import rows_at
-from components.segment_parts import cut_in_two, with_parts
-from components.segmentation import (
+from abstractinator.components.bottlenecks.vector_quantizer import Quantized, QuantizerConfig, VectorQuantizer
+from abstractinator.components.hierarchical.code_expander import CodeExpander
+from abstractinator.components.hierarchical.code_search import search_codes
+from abstractinator.components.hierarchical.entropy_model import EntropyModel, EntropyModelConfig
+from abstractinator.components.hierarchical.learned_query_attention import LearnedQueryAttention
+from abstractinator.components.hierarchical.segment_parts import cut_in_two, with_parts
+from abstractinator.components.hierarchical.segmentation import (
     ENTROPY_RULES,
     DistinctSegments,
     SegmentationConfig,
@@ -26,10 +26,10 @@ from components.segmentation import (
     distinct_segments,
     take_segments,
 )
-from components.token_embedding import TokenEmbedding, check_at_least_one
-from components.tokens import Alphabet, Tokens
-from components.transformer import ResidualMLP, RMSNorm
-from components.vector_quantizer import Quantized, QuantizerConfig, VectorQuantizer
+from abstractinator.components.packing import rows_at
+from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
+from abstractinator.components.tokens import Alphabet, Tokens
+from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 
 @dataclass(frozen=True)

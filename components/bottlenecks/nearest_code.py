@@ -24,7 +24,7 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     z: (N, D), codebook: (K, D), of one type → (N,) int64.
     """
     if z.is_cuda and _has_triton():
-        from components.nearest_code_triton import nearest_in_tiles
+        from abstractinator.components.bottlenecks.nearest_code_triton import nearest_in_tiles
 
         return nearest_in_tiles(z, codebook)
     return nearest_in_blocks(z, codebook)

@@ -16,9 +16,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from components.packing import Packing
-from components.segmentation import DistinctSegments, Segments, one_segment_a_row, take_segments
-from components.tokens import Tokens
+from abstractinator.components.hierarchical.segmentation import (
+    DistinctSegments,
+    Segments,
+    one_segment_a_row,
+    take_segments,
+)
+from abstractinator.components.packing import Packing
+from abstractinator.components.tokens import Tokens
 
 _CUT = 1 / 8  # of the distinct segments in training
 _STRAY = 1 / 32  # as many random tokens, of the distinct segments

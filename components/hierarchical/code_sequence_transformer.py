@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from components.folded import FoldedEmbedding
-from components.incremental_transformer import IncrementalTransformer, Places
-from components.token_embedding import TokenEmbedding, check_at_least_one
-from components.token_head import DepthHead, targets_of
-from components.tokens import Alphabet, NextTokens, Tokens
-from components.transformer import SlidingWindowTransformer, TransformerConfig
+from abstractinator.components.incremental.folded import FoldedEmbedding
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer, Places
+from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
+from abstractinator.components.token_head import DepthHead, targets_of
+from abstractinator.components.tokens import Alphabet, NextTokens, Tokens
+from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from components.packing import rows_at
-from components.segmentation import Segments
+from abstractinator.components.hierarchical.segmentation import Segments
+from abstractinator.components.packing import rows_at
 
 
 def segment_softmax(scores: Tensor, of_token: Tensor, segments: int) -> Tensor:

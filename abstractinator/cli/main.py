@@ -135,14 +135,14 @@ def _called(command: str) -> str:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from abstractinator.config import load_experiment
+    from abstractinator.config.experiment import load_experiment
 
     path = options.config
     if path is None and Path("config.py").is_file():
         path = Path("config.py")
     config = load_experiment(path, options.overrides)
     if options.show:
-        from abstractinator.settings import to_dict
+        from abstractinator.config.settings import to_dict
 
         print(json.dumps(to_dict(config), indent=2))
         return 0
@@ -158,11 +158,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
+    from abstractinator.components.hierarchical.generation import check_prompts, stream_bytes
+    from abstractinator.components.sampling import GenerationConfig
     from abstractinator.data import text_to_bytes
     from abstractinator.device import pick_device, prepare_processor
     from abstractinator.training.run_state import load_model
-    from components.generation import check_prompts, stream_bytes
-    from components.sampling import GenerationConfig
 
     prompt = sys.stdin.buffer.read() if options.prompt == "-" else text_to_bytes(options.prompt)
     check_prompts([prompt])
@@ -210,7 +210,7 @@ def _whole_characters(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _info(options: argparse.Namespace) -> int:
     import torch
 
-    from abstractinator.training.checkpoint import latest_checkpoint
+    from abstractinator.checkpoints.checkpoint_file import latest_checkpoint
     from abstractinator.training.run_state import load_model
 
     path = latest_checkpoint(options.checkpoint) or options.checkpoint

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from components.folded import FoldedDepthHead, FoldedEmbedding
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental_transformer import IncrementalTransformer, Places
-from components.large_pages import begin_chunk
-from components.memory import Arrivals, LevelMemory, Memory
-from components.packing import Packing
-from components.ring import places_of
-from components.segmentation import SegmentationState, one_segment_a_row, take_segments
-from components.tokens import BYTES, NextTokens, Tokens
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.level_memory import Arrivals, LevelMemory, Memory
+from abstractinator.components.hierarchical.segmentation import SegmentationState, one_segment_a_row, take_segments
+from abstractinator.components.incremental.folded import FoldedDepthHead, FoldedEmbedding
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer, Places
+from abstractinator.components.incremental.large_pages import begin_chunk
+from abstractinator.components.incremental.ring import places_of
+from abstractinator.components.packing import Packing
+from abstractinator.components.tokens import BYTES, NextTokens, Tokens
 
 _KNOWN = 4096  # segments of a level whose codes are remembered
 _WAITING_FOR_ONE = 3  # rows that may wait for one that goes on

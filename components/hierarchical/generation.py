@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from components.drafting import Drafts
-from components.hierarchical_autoencoder import HierarchicalAutoencoder
-from components.incremental import CodeSteps, IncrementalModel
-from components.sampling import GenerationConfig, Sampler, WrittenText, repeats
-from components.tokens import BYTES, pack_bytes
+from abstractinator.components.hierarchical.drafting import Drafts
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
+from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText, repeats
+from abstractinator.components.tokens import BYTES, pack_bytes
 
 _AHEAD = 32  # bytes that are read at once
 _BLOCK = 32  # codes that are decoded at once

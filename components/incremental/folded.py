@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.large_pages import in_large_pages
-from components.token_embedding import TokenEmbedding
-from components.token_head import DepthHead
-from components.tokens import NextTokens
-from components.transformer import ResidualMLP, RMSNorm
-from components.vector_quantizer import VectorQuantizer
+from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
+from abstractinator.components.incremental.large_pages import in_large_pages
+from abstractinator.components.token_embedding import TokenEmbedding
+from abstractinator.components.token_head import DepthHead
+from abstractinator.components.tokens import NextTokens
+from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 
 class FoldedNorm:

@@ -18,14 +18,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from components.byte_segment_compressor import ByteSegmentCompressor, Compressed, CompressorConfig
-from components.code_expander import CodeExpander, ExpanderConfig
-from components.code_sequence_transformer import CodeSequenceTransformer, TopTransformerConfig
-from components.packing import Packing, rows_at
-from components.sliding_window_attention import SlidingWindowAttention
-from components.token_head import DepthHead, some_at_a_time, targets_of
-from components.tokens import BYTES, Alphabet, Tokens, pack_bytes
-from components.transformer import GroupedLinear, SwiGLU
+from abstractinator.components.hierarchical.byte_segment_compressor import (
+    ByteSegmentCompressor,
+    Compressed,
+    CompressorConfig,
+)
+from abstractinator.components.hierarchical.code_expander import CodeExpander, ExpanderConfig
+from abstractinator.components.hierarchical.code_sequence_transformer import (
+    CodeSequenceTransformer,
+    TopTransformerConfig,
+)
+from abstractinator.components.packing import Packing, rows_at
+from abstractinator.components.sliding_window_attention import SlidingWindowAttention
+from abstractinator.components.token_head import DepthHead, some_at_a_time, targets_of
+from abstractinator.components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+from abstractinator.components.transformer import GroupedLinear, SwiGLU
 
 _STEEPEST = 2.0  # bound of a slope, in nats per unit of the lattice
 
@@ -199,8 +206,8 @@ class HierarchicalAutoencoder(nn.Module):
 
         Raises TypeError for a setting that there is not, ValueError for one that cannot be.
         """
-        from components.generation import generate_bytes
-        from components.sampling import GenerationConfig
+        from abstractinator.components.hierarchical.generation import generate_bytes
+        from abstractinator.components.sampling import GenerationConfig
 
         names = [each.name for each in fields(GenerationConfig)]
         if unknown := settings.keys() - names:

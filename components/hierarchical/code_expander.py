@@ -15,14 +15,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from components.folded import FoldedEmbedding
-from components.incremental_transformer import IncrementalTransformer
-from components.packing import rows_at
-from components.segmentation import Segments
-from components.token_embedding import TokenEmbedding, check_at_least_one
-from components.token_head import NOTHING, ParallelHead, nats_of
-from components.tokens import Alphabet, NextTokens, Tokens
-from components.transformer import GroupedLinear, ResidualMLP, RMSNorm, SlidingWindowTransformer, TransformerConfig
+from abstractinator.components.hierarchical.segmentation import Segments
+from abstractinator.components.incremental.folded import FoldedEmbedding
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
+from abstractinator.components.packing import rows_at
+from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
+from abstractinator.components.token_head import NOTHING, ParallelHead, nats_of
+from abstractinator.components.tokens import Alphabet, NextTokens, Tokens
+from abstractinator.components.transformer import (
+    GroupedLinear,
+    ResidualMLP,
+    RMSNorm,
+    SlidingWindowTransformer,
+    TransformerConfig,
+)
 
 
 @dataclass(frozen=True)

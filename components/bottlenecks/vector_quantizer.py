@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.nearest_code import nearest_code
-from components.transformer import GroupedLinear
+from abstractinator.components.bottlenecks.nearest_code import nearest_code
+from abstractinator.components.transformer import GroupedLinear
 
 _NEAREST = 8  # codes of a codebook that count as neighbours of one
 

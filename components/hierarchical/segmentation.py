@@ -14,9 +14,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from components.packing import Packing, rows_at
-from components.token_hash import mix, token_hash
-from components.tokens import BYTES, Alphabet, Tokens
+from abstractinator.components.packing import Packing, rows_at
+from abstractinator.components.token_hash import mix, token_hash
+from abstractinator.components.tokens import BYTES, Alphabet, Tokens
 
 Rule = Literal["information", "increase", "threshold", "both", "fixed", "whitespace"]
 ENTROPY_RULES = ("information", "increase", "threshold", "both")

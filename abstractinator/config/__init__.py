@@ -1,0 +1,1 @@
+"""Settings: one literal dict, checked into typed dataclasses."""

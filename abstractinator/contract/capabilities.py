@@ -1,0 +1,118 @@
+"""What a kind of model may offer besides training. Each capability has one consumer in the frame.
+
+A kind that lacks one does not define it, and the command that needs it says so in one line (`require`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from abstractinator.contract.generation_config import GenerationConfig
+from abstractinator.contract.model import Batch, Model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a model makes of texts. positions: vectors or codes of all texts together. bits: what they take when stored
+    plainly. values: the kind's own form, which `decode` reads."""
+
+    positions: int
+    bits: float
+    values: Any
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """Texts to latents and back. Consumer: the end of a training, which shows a text beside its reconstruction."""
+
+    def encode(self, texts: Sequence[bytes]) -> Latents:
+        """The latents from which `decode` restores the texts."""
+
+    def decode(self, latents: Latents) -> list[bytes]:
+        """The most probable texts, from the latents alone."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Bytes to score and the bytes before them.
+
+    context: given, not scored. continuation: scored, every byte once; not empty. begins: whether a document begins with
+    the context; false for a window from the middle of one.
+    """
+
+    context: bytes
+    continuation: bytes
+    begins: bool = True
+
+    def __len__(self) -> int:
+        return self.begins + len(self.context) + len(self.continuation)
+
+
+@dataclass(frozen=True)
+class Score:
+    """nll: −log p of the continuation, in nats. is_greedy: whether every byte of it is the most probable one."""
+
+    nll: float
+    is_greedy: bool
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Likelihoods of texts. Consumer: lm-evaluation-harness (`evaluate`).
+
+    scorings: names of the likelihoods that it has, the default first.
+    """
+
+    scorings: ClassVar[tuple[str, ...]]
+
+    def score(self, passages: Sequence[Passage], scoring: str) -> list[Score]:
+        """A score for each passage."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More bytes of one prompt's continuation. prompt: its index in the list of prompts."""
+
+    prompt: int
+    data: bytes
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Continuations of prompts. Consumers: `generate`, samples in a training, the harness.
+
+    modes: ways to generate, the default first. sample_modes: those shown in samples. harness_mode: the one whose
+    distribution its likelihood measures.
+    """
+
+    modes: ClassVar[tuple[str, ...]]
+    sample_modes: ClassVar[tuple[str, ...]]
+    harness_mode: ClassVar[str]
+
+    def stream(self, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
+        """The continuations as they are made. Raises ValueError for an empty prompt and for an unknown mode."""
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """Figures of what the model does with a batch. Consumer: the validation in a training."""
+
+    def figures(self, batch: Batch) -> dict[str, Figure]:
+        """matplotlib figures by name."""
+
+
+_VERBS = {Reconstructs: "reconstruct texts", Scores: "score texts", Generates: "generate text", Shows: "show figures"}
+
+
+def require(model: Model, capability: type[C]) -> C:
+    """The model as one with a capability. Raises ValueError, in one line, where it has not."""
+    if not isinstance(model, capability):
+        raise ValueError(f"a model of kind {model.kind} cannot {_VERBS[capability]}")
+    return model

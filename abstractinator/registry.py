@@ -1,0 +1,48 @@
+"""From the name of a kind of model to its class, which is imported only when it is asked for.
+
+Kinds come from `components.kinds`, from `register`, and from the entry points `abstractinator.kinds` of installed
+packages, so another package adds a kind without a change here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from abstractinator.components.kinds import DEFAULT, KINDS
+
+if TYPE_CHECKING:
+    from abstractinator.contract.model import Model
+
+__all__ = ["DEFAULT", "class_of", "names", "register"]
+
+_registered: dict[str, str] = {}
+
+
+def register(name: str, target: str) -> None:
+    """Makes a kind known for this process. target: `module:Class`."""
+    _registered[name] = target
+
+
+def names() -> list[str]:
+    """All kinds, those of this package first."""
+    return list(_targets())
+
+
+def class_of(name: str) -> type[Model]:
+    """The class of a kind. Raises ValueError for an unknown name, and ImportError where its package is missing."""
+    targets = _targets()
+    if name not in targets:
+        near = difflib.get_close_matches(name, targets, 1)
+        advice = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"model.kind must be one of {', '.join(targets)}, not {name!r}{advice}")
+    module, _, attribute = targets[name].partition(":")
+    found: type[Model] = getattr(import_module(module), attribute)
+    return found
+
+
+def _targets() -> dict[str, str]:
+    installed = {entry.name: entry.value for entry in entry_points(group="abstractinator.kinds")}
+    return KINDS | installed | _registered

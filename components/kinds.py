@@ -1,0 +1,4 @@
+"""The kinds of model in this folder: name → module and class, imported only when one is used."""
+
+KINDS = {"hier_ae": "abstractinator.components.hierarchical.hierarchical_aelm:HierarchicalAELM"}
+DEFAULT = "hier_ae"
