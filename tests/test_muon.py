@@ -106,3 +106,13 @@ def test_at_least_one_step() -> None:
 def test_only_matrices() -> None:
     with pytest.raises(ValueError, match="AdamW"):
         Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
+
+
+def test_the_weights_of_a_convolution_count_as_matrices() -> None:
+    (matrix,) = matrices(0)[:1]
+    kernel = nn.Parameter(matrix.detach().clone().view(64, 8, 4))
+    matrix.grad = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(4))
+    kernel.grad = matrix.grad.clone().view(kernel.shape)
+    for parameter in (matrix, kernel):
+        Muon([parameter], lr=0.1, weight_decay=0.1).step()
+    assert torch.allclose(kernel.view(matrix.shape), matrix, atol=1e-6)

@@ -41,11 +41,14 @@ class ExperimentConfig:
     sequence_length: int = 1024
     batch_size: int = 8
     gradient_accumulation_steps: int = 1
-    # The training ends after max_steps optimizer steps or num_epochs, whichever comes first. Where a machine is too
-    # slow for that in about max_minutes (measurements apart), the steps are fewer: how many is found at the start.
+    # The training ends after max_steps optimizer steps or num_epochs, whichever comes first. Where max_minutes of
+    # training (without measurements) are too short for that, steps are left out while it runs: each step then counts
+    # for more than one in the schedule, so that the whole schedule fits into the time.
     max_steps: int | None = 1300
     num_epochs: int | None = None
     max_minutes: float | None = 7.2
+    # Repeats a run that max_minutes had shortened: (step, stride) pairs, as such a run prints them at its end.
+    pace: tuple[tuple[int, float], ...] | None = None
     # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a third of a whole
     # step, and the language model then learns over codes that hardly move any more.
     autoencoder_fraction: float = 0.5
@@ -55,8 +58,8 @@ class ExperimentConfig:
     muon_learning_rate: float = 0.04
     weight_decay: float = 0.1
     gradient_clip_norm: float = 1.0
-    # A schedule of transformers' get_scheduler, and what it takes beyond the steps. In a training shorter than
-    # they are together, or than max_minutes leaves, warmup_steps and num_decay_steps are shortened in proportion.
+    # warmup_stable_decay, cosine, linear or constant (see training/schedule.py), and its own settings. In a training
+    # that is shorter than warm-up and decay together, both are shortened in proportion.
     scheduler_type: str = "warmup_stable_decay"
     warmup_steps: int = 10
     scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 500})
@@ -73,8 +76,8 @@ class ExperimentConfig:
     )
 
     checkpoint_dir: str = "checkpoints"
-    # How many of the newest checkpoints stay, beside the one after which the loss was lowest: too high a learning
-    # rate spoils weights long before the loss is infinite.
+    # How many of the newest checkpoints are kept, beside the best one on held-out text: too high a learning rate
+    # spoils the weights long before the loss is infinite.
     checkpoints_kept: int = 2
     # A file, or `latest` for the newest one in checkpoint_dir.
     resume_from_checkpoint: str | None = None

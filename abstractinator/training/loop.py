@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,209 +14,242 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from abstractinator.checkpoints.checkpoint_file import (
-    CheckpointError,
+from abstractinator.checkpoints.checkpoint_file import CheckpointError, load_checkpoint
+from abstractinator.checkpoints.checkpoint_folder import (
+    archive,
+    best_checkpoint,
     check_writable,
-    checkpoints,
     latest_checkpoint,
-    sole_use,
+    lock,
+    remove_old_checkpoints,
 )
-from abstractinator.components.sliding_window_attention import kernel_for
+from abstractinator.checkpoints.models import check_same_model
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import ConfigError, to_dict
-from abstractinator.data import Corpus, ReadAhead, open_corpus, train_loader
+from abstractinator.contract.model import Batch, Metric, Model
+from abstractinator.data import Corpus, ReadAhead, count_rows, open_corpus, rows_of, train_loader
 from abstractinator.device import has_bfloat16, peak_memory_bytes, pick_device, prepare_processor
-from abstractinator.evaluation.held_out import HeldOutReport, evaluate_held_out, rows_of
-from abstractinator.tracking.tracker import Tracker, start_tracking
+from abstractinator.evaluation.held_out import evaluate_held_out
+from abstractinator.tracking import TRACKING_FOLDER, Tracker, start_tracking, ui_command
 from abstractinator.training import report
 from abstractinator.training.interruption import Interruption
-from abstractinator.training.pace import steps_in_time
-from abstractinator.training.run_state import RunState, check_model, planned_steps
+from abstractinator.training.optimizers import learning_rates
 from abstractinator.training.schedule import check_schedule, fitted_steps
+from abstractinator.training.state import RunState, new_model
 from abstractinator.training.step import StepResult, train_step
+
+_SECONDS_BETWEEN_LINES = 30.0  # of progress in a log file; a terminal gets one a second
 
 
 class Interrupted(BaseException):  # like KeyboardInterrupt, so that a run counts as killed, not as failed
-    """The training was stopped by a signal, or by a reader who went away, after a checkpoint was written."""
+    """A signal, or the end of whoever reads the output, stopped the training after a checkpoint was written."""
 
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped; go on with resume_from_checkpoint={checkpoint}")
+        super().__init__(f"stopped; resume with resume_from_checkpoint={checkpoint}")
         self.signal_number, self.checkpoint = signal_number, checkpoint
 
 
 def train(config: ExperimentConfig) -> report.Summary:
-    """Trains as `config` says and returns what came of it; everything is also on disk.
+    """Trains as `config` says and returns the summary; everything is also on disk.
 
-    Writes checkpoints and summary.json into config.checkpoint_dir and metrics into ./mlruns. On a CPU the
-    same settings give the same losses, also across a stop and a resume, if the number of steps is the same (see
-    max_minutes). What lies in checkpoint_dir and is not this run's past, an earlier run or what came after the
-    checkpoint gone back to, is moved to checkpoint_dir/earlier; a run that goes on from a checkpoint in another folder
-    leaves that folder alone and is tracked as a run of its own.
-    Raises ConfigError, DataError, CheckpointError or TrainingError for what a user can mend, and Interrupted
-    after Ctrl-C or SIGTERM or where what is printed can no longer be written.
+    Writes checkpoints and summary.json into config.checkpoint_dir and metrics into ./mlruns. Checkpoints of other runs
+    in checkpoint_dir, and those after the one that is resumed, are moved to checkpoint_dir/earlier. On a CPU the same
+    settings give the same losses, also across a stop and a resume, unless max_minutes shortens the run; the pace that
+    is printed then repeats it.
+
+    Raises ConfigError, DataError, CheckpointError or TrainingError for what a user can correct, and Interrupted after
+    Ctrl-C, SIGTERM or SIGHUP, or where the output can no longer be written.
     """
     prepare_processor()
     device, folder = pick_device(config.device), Path(config.checkpoint_dir)
     resume_from = _resume_path(config, folder)
-    # What is wrong with the settings shall be told before the text is opened, which can take long.
+    # Wrong settings are reported before the text is opened, which can take long.
     check_schedule(config)
-    check_model(config)
-    planned = planned_steps(resume_from, config) if resume_from is not None else None
+    payload = load_checkpoint(resume_from) if resume_from is not None else None
+    if payload is not None and resume_from is not None:
+        check_same_model(payload, config, resume_from)
+    model = new_model(config, device)
     check_writable(folder)
-    with sole_use(folder):
-        return _train(config, device, folder, resume_from, planned)
+    with lock(folder):
+        corpus = open_corpus(config.data, exclude=(folder, Path(TRACKING_FOLDER)))
+        state, held_out = _begin(config, model, corpus)
+        if payload is not None and resume_from is not None:
+            _resume(state, payload, resume_from, folder)
+        batches = state.batches()  # before anything is moved: other data are refused here
+        _archive_others(state, folder, resume_from)
+        print(_first_line(state, corpus, resume_from), flush=True)
+        return _run(state, batches, held_out, folder)
 
 
-def _train(
-    config: ExperimentConfig, device: torch.device, folder: Path, resume_from: Path | None, planned: int | None
-) -> report.Summary:
-    """planned: the steps of the run that is gone on with; None where they depend on the time that they take here."""
-    corpus = open_corpus(config.data)
-    held_out = rows_of(corpus.validation_documents(), config.sequence_length)
-    batches_of = train_loader(corpus, config.sequence_length, config.batch_size, config.seed, config.num_epochs)
-    loader = ReadAhead(batches_of, pinned=device.type == "cuda")
-    total_steps = _total_steps(config, corpus)
-    steps = planned or total_steps
-    if planned is None and config.max_minutes is not None:
-        steps = steps_in_time(RunState.begin(config, loader, total_steps, device), held_out, config.max_minutes)
-    state = RunState.begin(config, loader, steps, device, total_steps)
-    if resume_from is not None:
-        state.restore(resume_from)
-        if planned is None and steps <= state.step < total_steps:
-            raise ConfigError(
-                f"max_minutes={config.max_minutes:g} leaves {steps} steps in all on this machine, and {resume_from} "
-                f"has {state.step} behind it: add max_minutes=None to go on to {total_steps}"
-            )
-    batches = state.batches()  # before anything is moved: other data are refused here
+def _begin(config: ExperimentConfig, model: Model, corpus: Corpus) -> tuple[RunState, Tensor]:
+    """A new run and its held-out rows (B, N)."""
+    layout = model.layout(config.sequence_length)
+    batches = train_loader(corpus, layout, config.batch_size, config.seed, config.num_epochs)
+    loader = ReadAhead(batches, pinned=model.device.type == "cuda")
+    random_state = torch.get_rng_state()  # initialisation and training share one random stream
+    state = RunState.begin(config, model, loader, _planned_steps(config, model, corpus))
+    held_out = rows_of(corpus.validation_documents(), layout)
+    torch.set_rng_state(random_state)
+    return state, held_out
+
+
+def _planned_steps(config: ExperimentConfig, model: Model, corpus: Corpus) -> int:
+    """max_steps, or the steps of num_epochs, whichever is less; a stream is not read for that."""
+    most = math.inf if config.max_steps is None else config.max_steps
+    if config.num_epochs is None or corpus.size_bytes is None:
+        return int(most)
+    print("counting the text of an epoch", flush=True)
+    rows = count_rows(corpus, model.layout(config.sequence_length), config.num_epochs, config.seed)
+    return int(min(most, max(1, math.ceil(rows / (config.batch_size * config.gradient_accumulation_steps)))))
+
+
+def _resume(state: RunState, payload: dict[str, Any], path: Path, folder: Path) -> None:
+    state.restore(payload, path)
+    clock = state.clock
+    if clock.limit is not None and clock.seconds >= clock.limit and not clock.is_over:
+        raise ConfigError(
+            f"max_minutes={clock.limit / 60:g} is used up: {path} has {clock.seconds / 60:.1f} minutes of training "
+            f"and {clock.done:.0%} of its steps; add max_minutes=None, or more minutes, to continue"
+        )
+    if path.parent.resolve() != folder.resolve():
+        state.written, state.tracking_run_id = {}, None  # the other run keeps its files and its record
+
+
+def _archive_others(state: RunState, folder: Path, resume_from: Path | None) -> None:
+    """Moves what this run would overwrite, or be confused with, out of its way."""
     if resume_from is not None and resume_from.parent.resolve() == folder.resolve():
-        _set_aside(folder, "from after the step that is gone back to", after=state.step)
-        there = {path.name for _, path in checkpoints(folder)}  # no other file shall be removed in its turn
-        state.written = {name: worth for name, worth in state.written.items() if name in there}
+        archive(folder, "written after the step that is resumed", after=state.step)
+        state.written = {name: metric for name, metric in state.written.items() if (folder / name).is_file()}
     else:
-        state.written, state.tracking_run_id = {}, None  # those of the run that is gone on from stay as they are
-        _set_aside(folder, "of an earlier run")
-    _say_what_begins(state, corpus, device, resume_from, total_steps)
+        archive(folder, "of an earlier run")
 
+
+def _run(state: RunState, batches: Iterator[Batch], held_out: Tensor, folder: Path) -> report.Summary:
+    config = state.config
     with start_tracking(config.project_name, config.run_name, state.tracking_run_id) as tracker:
-        state.tracking_run_id = tracker.run_id
         tracker.log_config(to_dict(config))
         with Interruption() as interruption:
             try:
                 with _progress_bar(state) as bar:
                     _loop(state, batches, tracker, held_out, folder, interruption, bar)
                 return _finish(state, tracker, held_out, folder, interruption)
-            except BrokenPipeError as error:  # nobody reads on; all that writes stands between two steps
-                raise Interrupted(signal.SIGPIPE, _save(state, folder)) from error
+            except BrokenPipeError as error:  # nobody reads the output; it is written between two steps only
+                raise Interrupted(signal.SIGPIPE, _save(state, tracker, folder)) from error
 
 
 def _loop(
     state: RunState,
-    batches: Iterator[Tensor],
+    batches: Iterator[Batch],
     tracker: Tracker,
     held_out: Tensor,
     folder: Path,
     interruption: Interruption,
     bar: tqdm[Any],
 ) -> None:
-    config = state.config
-    session_start, earlier_seconds = time.monotonic(), state.seconds
-    while state.step < state.total_steps:
-        step_start = time.monotonic()
+    config, begin, earlier = state.config, time.monotonic(), state.seconds
+    while not state.clock.is_over:
         result = train_step(state, batches)
         if result is None:
             break  # the last epoch is over
-        state.training_seconds += time.monotonic() - step_start
-        state.seconds = earlier_seconds + time.monotonic() - session_start
-        state.judge_checkpoint(result.losses)
-        bar.update(state.bytes_read - bar.n)
-
-        if state.step % config.log_interval == 0:
+        state.seconds = earlier + time.monotonic() - begin
+        _update(bar, state)
+        step = state.step
+        if step % config.log_interval == 0:
             _log_step(state, result, tracker, bar)
         if interruption.signal is not None:
-            raise Interrupted(interruption.signal, _save(state, folder))
-        if state.step == state.total_steps:
-            break  # what is left is done at the end of every run
-        if state.step % config.checkpoint_interval == 0:
-            _save(state, folder)  # first, so that nothing is lost where what follows fails
-        if state.step % config.validation_interval == 0:
+            raise Interrupted(interruption.signal, _save(state, tracker, folder))
+        if state.clock.is_over:
+            break  # `_finish` saves and measures
+        measures = step % config.validation_interval == 0
+        if measures or step % config.checkpoint_interval == 0:
+            _save(state, tracker, folder)  # first, so that nothing is lost where a measurement fails
+        if measures:
             _validate(state, tracker, held_out)
-        if state.step % config.generation_interval == 0:
-            tracker.log_text(report.samples(state.model, config), f"samples/step{state.step}.txt")
+        if step % config.generation_interval == 0:
+            state.check_finite()
+            tracker.log_text(report.samples(state.model, config), f"samples/step{step}.txt")
 
 
 def _log_step(state: RunState, result: StepResult, tracker: Tracker, bar: tqdm[Any]) -> None:
-    metrics = report.loss_metrics(result.losses)
+    state.check_finite()
+    means = result.values()
+    state.history.append((state.step, means))
+    metrics = {f"train/{name}": value for name, value in means.items()}
+    metrics |= learning_rates(state.optimizers)
     metrics |= {
-        "gradient_norm": result.gradient_norm,
-        "learning_rate": state.optimizers[0].param_groups[0]["lr"],
+        "gradient_norm": result.gradient_norm.item(),
         "bytes_read": state.bytes_read,
-        "bytes_per_second": state.bytes_read / state.training_seconds,
+        "bytes_per_second": state.bytes_read / max(state.clock.seconds, 1e-9),
     }
-    state.history.append([state.step, metrics["train/bits_per_byte_exact"], metrics["train/bits_per_byte_two_part"]])
     tracker.log_metrics(metrics, state.step)
-    bar.set_postfix_str(
-        f"bits/byte exact {metrics['train/bits_per_byte_exact']:.2f} two-part "
-        f"{metrics['train/bits_per_byte_two_part']:.2f}"
-    )
+    shown = [name for name in means if "/" not in name][1:3] or ["loss"]
+    bar.set_postfix_str(", ".join(f"{name.replace('_', ' ')} {means[name]:.2f}" for name in shown))
 
 
-def _validate(state: RunState, tracker: Tracker, held_out: Tensor) -> HeldOutReport:
+def _validate(state: RunState, tracker: Tracker, held_out: Tensor) -> dict[str, Metric]:
+    """Measures the model as it was last saved, which ranks that checkpoint."""
     measured = evaluate_held_out(
-        state.model, held_out, batch_size=state.config.batch_size, mixed_precision=state.config.mixed_precision
+        state.model,
+        held_out,
+        batch_size=state.config.batch_size,
+        mixed_precision=state.config.mixed_precision,
+        seconds=state.clock.seconds,
     )
+    newest = next(reversed(state.written))
+    state.written[newest] = measured[state.model.headline].value
     tracker.log_metrics(report.held_out_metrics(measured), state.step)
-    for name, figure in report.figures(state.model, held_out, state.history).items():
-        tracker.log_figure(figure, f"plots/{name}_step{state.step}.png")
+    if tracker.is_kept:
+        for name, figure in report.figures(state.model, held_out, state.history).items():
+            tracker.log_figure(figure, f"plots/{name}_step{state.step}.png")
     return measured
 
 
-def _save(state: RunState, folder: Path) -> Path:
-    """Writes a checkpoint and removes this run's oldest ones beyond checkpoints_kept, but not the best."""
+def _save(state: RunState, tracker: Tracker, folder: Path) -> Path:
+    """Writes a checkpoint, and removes this run's oldest ones beyond checkpoints_kept, but not the best one."""
     path = folder / f"checkpoint_step{state.step}.pt"
-    state.written.setdefault(path.name, math.inf)  # before it is written, so that a resumed run knows it too
+    state.tracking_run_id = tracker.run_id
+    state.written.setdefault(path.name, None)  # before it is written, so that a resumed run knows it, too
     state.save(path)
-    for name in list(state.written)[: -state.config.checkpoints_kept]:
-        if name != state.best_checkpoint:
-            del state.written[name]
-            (folder / name).unlink(missing_ok=True)
+    remove_old_checkpoints(folder, state.written, state.config.checkpoints_kept)
     return path
 
 
 def _finish(
     state: RunState, tracker: Tracker, held_out: Tensor, folder: Path, interruption: Interruption
 ) -> report.Summary:
-    """Saves, measures and shows what the run came to; a signal ends this at once, and a resume does it again."""
-    checkpoint = _save(state, folder)
+    """Saves, measures and shows the result; a signal ends this at once, and a resume does it again."""
+    checkpoint = _save(state, tracker, folder)
     interruption.stop_at_once(lambda number: Interrupted(number, checkpoint))
     measured = _validate(state, tracker, held_out)
-    summary = report.Summary.of(state, measured, peak_memory_bytes(next(state.model.parameters()).device))
+    summary = report.Summary(
+        run_name=state.config.run_name,
+        kind=state.model.kind,
+        held_out=measured,
+        train_bytes_per_second=state.bytes_read / max(state.clock.seconds, 1e-9),
+        peak_memory_bytes=peak_memory_bytes(state.model.device),
+        parameters=sum(parameter.numel() for parameter in state.model.parameters()),
+        steps=state.step,
+        seconds=state.seconds,
+        best_checkpoint=best_checkpoint(state.written),
+    )
     summary.write(folder / "summary.json")
-    reconstruction = report.reconstruction(state.model, held_out)
-    samples = report.samples(state.model, state.config)
-    tracker.log_text(f"{reconstruction}\n{samples}", f"samples/step{state.step}.txt")
+    shown = [report.reconstruction(state.model, held_out), report.samples(state.model, state.config)]
+    examples = "\n\n".join(part for part in shown if part)
+    tracker.log_text(examples, f"samples/step{state.step}.txt")
     tracker.log_text(summary.table(), "summary.txt")
-    print(f"\n{reconstruction}\n\n{samples}\n\n{summary.table()}\n")
+    print(f"\n{examples}\n\n{summary.table()}\n")
     print(f"wrote {checkpoint} and {folder / 'summary.json'}")
-    if tracker.run_id is not None:
-        project = f"mlruns/{state.config.project_name}"
-        print(f"metrics, samples and plots: mlflow ui --backend-store-uri sqlite:///{project}/mlflow.db")
+    if tracker.is_kept:
+        print(f"metrics, samples and plots: {ui_command(state.config.project_name)}")
+    if state.clock.pace and state.config.pace is None:
+        print(f"this run again, on any machine: the same settings and {_repeated(state)}")
     return summary
 
 
-def _total_steps(config: ExperimentConfig, corpus: Corpus) -> int:
-    """max_steps, or what num_epochs of the corpus come to, whichever is less; a stream is not read for that."""
-    most = math.inf if config.max_steps is None else config.max_steps
-    if config.num_epochs is None or corpus.size_bytes is None:
-        return int(most)
-    step_tokens = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
-    print("counting the text of an epoch")
-    steps, tokens = 1, 0
-    for document in corpus.train_documents(0, config.seed):  # sizes of files and tables are not those of their text
-        tokens += len(document) + 2  # BOS and EOS
-        steps = math.ceil(config.num_epochs * tokens / step_tokens)
-        if steps >= most:
-            return int(most)
-    return steps
+def _repeated(state: RunState) -> str:
+    """The overrides that repeat a run which was limited in time."""
+    pace = [list(entry) for entry in state.clock.pace]
+    return f"max_minutes=None max_steps={state.clock.planned} pace='{pace}'"
 
 
 def _resume_path(config: ExperimentConfig, folder: Path) -> Path | None:
@@ -224,55 +257,48 @@ def _resume_path(config: ExperimentConfig, folder: Path) -> Path | None:
         return Path(config.resume_from_checkpoint) if config.resume_from_checkpoint else None
     newest = latest_checkpoint(folder)
     if newest is None:
-        raise CheckpointError(f"resume_from_checkpoint=latest, but {folder} holds no checkpoint_step*.pt to go on from")
+        raise CheckpointError(f"resume_from_checkpoint=latest, but {folder} holds no checkpoint_step*.pt to resume")
     return newest
 
 
-def _set_aside(folder: Path, what: str, *, after: int = -1) -> None:
-    """Moves checkpoints of steps beyond `after`, and the summary that came of them, out of the way: what is written
-    now neither overwrites nor is taken for theirs."""
-    aside = [path for step, path in checkpoints(folder) if step > after]
-    if aside or after < 0:
-        aside += folder.glob("summary.json")
-    if aside:
-        place = folder / "earlier" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-        place.mkdir(parents=True)
-        for file in aside:
-            file.rename(place / file.name)
-        print(f"moved {len(aside)} file(s) {what} to {place}")
-
-
-def _say_what_begins(
-    state: RunState, corpus: Corpus, device: torch.device, resume_from: Path | None, wanted_steps: int
-) -> None:
+def _first_line(state: RunState, corpus: Corpus, resume_from: Path | None) -> str:
+    config, clock, device = state.config, state.clock, state.model.device
     size = f"{corpus.size_bytes / 1e6:.1f} MB" if corpus.size_bytes else "streamed"
-    mixed = state.config.mixed_precision and has_bfloat16(device)
-    kernel = kernel_for(device.type, torch.bfloat16 if mixed else torch.float32)
+    precision = "bf16 autocast" if config.mixed_precision and has_bfloat16(device) else "fp32"
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
-    print(
-        f"{state.config.run_name}: {parameters / 1e6:.1f}M parameters, {len(state.model.levels)} level(s); "
-        f"{corpus.name} ({size}); {device.type}, {kernel.__name__}, {'bf16 autocast' if mixed else 'fp32'}; "
-        f"{state.total_steps} steps" + (f", going on from {resume_from}" if resume_from else ""),
-        flush=True,
+    line = (
+        f"{config.run_name}: {state.model.kind}, {parameters / 1e6:.1f}M parameters; {corpus.name} ({size}); "
+        f"{device.type}, {precision}; {clock.planned} steps"
     )
-    warmup, arguments = fitted_steps(state.config, state.total_steps, wanted_steps)
-    schedule = f"warmup_steps={warmup}"
-    if "num_decay_steps" in arguments:
-        schedule += f" scheduler_specific_kwargs.num_decay_steps={arguments['num_decay_steps']}"
-    if state.total_steps < wanted_steps:
-        print(
-            f"max_minutes={state.config.max_minutes:g} leaves {state.total_steps} of {wanted_steps} steps on this "
-            f"machine; what repeats this run anywhere: the same settings and max_minutes=None "
-            f"max_steps={state.total_steps} {schedule}"
+    if clock.limit is not None:
+        line += f", or fewer in {clock.limit / 60:g} minutes"
+    if resume_from is not None:
+        line += f"; resumed from {resume_from} at step {state.step}"
+    warmup, decay = fitted_steps(config, clock.planned)
+    if decay < config.scheduler_specific_kwargs.get("num_decay_steps", 0):
+        line += (
+            f"\n{clock.planned} steps are too few for the whole schedule; it is shortened: warmup_steps={warmup} "
+            f"scheduler_specific_kwargs.num_decay_steps={decay}"
         )
-    elif (warmup, arguments) != (state.config.warmup_steps, state.config.scheduler_specific_kwargs):
-        print(f"{state.total_steps} steps are too few for the whole schedule; it is shortened: {schedule}")
+    return line
 
 
 def _progress_bar(state: RunState) -> tqdm[Any]:
-    config = state.config
-    step_bytes = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
+    interval = 1.0 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES
     return tqdm(
-        total=state.total_steps * step_bytes, initial=state.bytes_read, unit="B", unit_scale=True,
-        mininterval=1.0, desc="training", dynamic_ncols=True,
+        total=_total_bytes(state), initial=state.bytes_read, unit="B", unit_scale=True,
+        mininterval=interval, maxinterval=interval, desc="training", dynamic_ncols=True,
     )  # fmt: skip
+
+
+def _update(bar: tqdm[Any], state: RunState) -> None:
+    bar.total = _total_bytes(state)
+    bar.update(state.bytes_read - bar.n)
+
+
+def _total_bytes(state: RunState) -> int:
+    """Bytes of the whole training, about, at its present pace."""
+    config = state.config
+    row_bytes = config.sequence_length * config.batch_size * config.gradient_accumulation_steps
+    step_bytes = state.bytes_read / state.step if state.step else row_bytes
+    return state.bytes_read + int(state.clock.steps_left * step_bytes)

@@ -1,67 +1,72 @@
-"""One optimizer step, from batches to moved weights."""
+"""One optimizer step, from batches to updated weights."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import Losses
+from abstractinator.contract.model import Batch, Losses, Mean
 from abstractinator.device import autocast
-from abstractinator.training.run_state import RunState
-from abstractinator.training.segmentation_schedule import follow_or_freeze
-
-
-class TrainingError(ValueError):
-    """The training cannot go on; the message says at which step and what to do."""
+from abstractinator.training.state import RunState
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """losses: of the step's last batch. gradient_norm: before clipping."""
+    """Of all micro-batches of the step together. loss: what was minimised. parts: what the kind reports, by name.
+    gradient_norm: before clipping. All on the model's device."""
 
-    losses: Losses
-    gradient_norm: float
+    loss: Mean
+    parts: Mapping[str, Mean]
+    gradient_norm: Tensor
+
+    def values(self) -> dict[str, float]:
+        """The loss and its parts as numbers; waits for a GPU."""
+        return {"loss": self.loss.value.item()} | {name: mean.value.item() for name, mean in self.parts.items()}
 
 
-def train_step(state: RunState, batches: Iterator[Tensor]) -> StepResult | None:
-    """One optimizer step on the next batches; None where there are none left. Raises TrainingError.
-
-    A step whose loss or gradient is not finite is not taken, so the weights stay good.
-    """
-    config, model = state.config, state.model
-    device = next(model.parameters()).device
+def train_step(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
+    """One optimizer step on the next batches; None where no batch is left. Nothing here waits for a GPU."""
+    start, config, model, clock = time.perf_counter(), state.config, state.model, state.clock
+    phases = model.phases()
+    phase, result, divisor = clock.phase(phases), None, None
     model.train()
-    losses, done = None, state.step / state.total_steps
-    for rows in itertools.islice(batches, config.gradient_accumulation_steps):
-        with autocast(device, config.mixed_precision):
-            rows = rows.to(device, non_blocking=rows.is_pinned())
-            first, losses = losses is None, model(rows, language_model=done >= config.autoencoder_fraction)
-        _require_finite(losses.total, "loss", state)
-        (losses.total / config.gradient_accumulation_steps).backward()
-        follow_or_freeze(model, losses, done=done, first=first and state.step == 0)
-        state.bytes_read += losses.bytes
-    if losses is None:
+    for batch in itertools.islice(batches, config.gradient_accumulation_steps):
+        batch = batch.to(model.device)
+        with autocast(batch.ids.device, config.mixed_precision):
+            losses = model(batch, phase.name)
+        divisor = losses.weight if divisor is None else divisor
+        (losses.total / divisor).backward()
+        model.after_backward(losses, done=clock.done, first=state.step == 0 and result is None)
+        result = _added(result, losses)
+        state.bytes_read += batch.bytes
+        state.rows_read += len(batch.ids)
+    if result is None or divisor is None:
         return None
+    if result.loss.weight is not divisor:  # several micro-batches: divide by the weight of all
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, divisor / result.loss.weight)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip_norm)
-    _require_finite(norm, "gradient norm", state)
-    for optimizer, scheduler in zip(state.optimizers, state.schedulers, strict=True):
+    finite = torch.isfinite(result.loss.total) & torch.isfinite(norm)
+    state.finite = finite if state.finite is None else state.finite & finite
+    state.set_learning_rates()
+    for optimizer in state.optimizers:
         optimizer.step()
-        scheduler.step()
         optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    return StepResult(losses, float(norm))
+    clock.tick(time.perf_counter() - start, phases)
+    return StepResult(result.loss, result.parts, norm)
 
 
-def _require_finite(value: Tensor, name: str, state: RunState) -> None:
-    if not torch.isfinite(value):
-        best = state.best_checkpoint
-        again = f"resume_from_checkpoint={Path(state.config.checkpoint_dir) / best}" if best else "start anew"
-        raise TrainingError(
-            f"the {name} became {float(value.detach())} at step {state.step + 1}, and the training stopped before that "
-            f"step. Lower learning_rate or muon_learning_rate, or raise warmup_steps, and {again}"
-        )
+def _added(before: StepResult | None, losses: Losses) -> StepResult:
+    """The sums of the micro-batches so far and of one more."""
+    loss = Mean(losses.total.detach(), losses.weight)
+    if before is None:
+        return StepResult(loss, losses.parts, loss.total)
+    parts = dict(before.parts)
+    for name, mean in losses.parts.items():
+        parts[name] = parts[name] + mean if name in parts else mean
+    return StepResult(before.loss + loss, parts, loss.total)

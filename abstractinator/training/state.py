@@ -1,0 +1,172 @@
+"""Everything of a training run that a checkpoint keeps, and how a run is begun and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abstractinator import __version__, registry
+from abstractinator.checkpoints.checkpoint_file import CheckpointError, save_checkpoint
+from abstractinator.checkpoints.checkpoint_folder import best_checkpoint
+from abstractinator.checkpoints.random_state import random_state, set_random_state
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import to_dict
+from abstractinator.contract.model import Batch, Model
+from abstractinator.data import ReadAhead
+from abstractinator.training.clock import Clock
+from abstractinator.training.optimizers import build_optimizers
+from abstractinator.training.schedule import Schedule, build_schedule
+
+
+class TrainingError(ValueError):
+    """The training cannot continue; the message says at which step and what to do."""
+
+
+@dataclass
+class RunState:
+    """A model in training, with all that changes along with it.
+
+    base_rates: the learning rates of the settings, in the optimizers' order. bytes_read, rows_read: what was trained on.
+    seconds: time in the loop, with measurements, samples and checkpoints; the clock has that of the steps alone. Both
+    are over all sessions. history: (step, reported means) of the logged steps. written: this run's checkpoints, oldest
+    first, with their headline metric, None where it was not measured. finite: whether all losses and gradients since
+    the last check were finite.
+    """
+
+    config: ExperimentConfig
+    model: Model
+    optimizers: list[torch.optim.Optimizer]
+    base_rates: list[float]
+    schedule: Schedule
+    clock: Clock
+    loader: ReadAhead
+    bytes_read: int = 0
+    rows_read: int = 0
+    seconds: float = 0.0
+    tracking_run_id: str | None = None
+    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    written: dict[str, float | None] = field(default_factory=dict)
+    finite: Tensor | None = None
+    checked_step: int = 0
+
+    @classmethod
+    def begin(cls, config: ExperimentConfig, model: Model, loader: ReadAhead, planned_steps: int) -> RunState:
+        """A new run of `planned_steps` steps; the model is on its device."""
+        optimizers = build_optimizers(
+            model,
+            learning_rate=config.learning_rate,
+            muon_learning_rate=config.muon_learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        limit = None if config.max_minutes is None else 60 * config.max_minutes
+        pace = [(step, stride) for step, stride in config.pace or ()]
+        return cls(
+            config,
+            model,
+            optimizers,
+            [optimizer.param_groups[0]["lr"] for optimizer in optimizers],
+            build_schedule(config, planned_steps),
+            Clock(planned_steps, None if pace else limit, pace),
+            loader,
+        )
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.clock.step
+
+    def set_learning_rates(self) -> None:
+        """Gives the optimizers the rates of the next step."""
+        factor = self.schedule(self.clock.position)
+        for optimizer, rate in zip(self.optimizers, self.base_rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+
+    def check_finite(self) -> None:
+        """Raises TrainingError where a loss or a gradient since the last check was not finite.
+
+        Reading the flag waits for a GPU, so this is called where results are read anyway, and before anything is saved.
+        """
+        if self.finite is not None and not self.finite:
+            best = best_checkpoint(self.written) or next(reversed(self.written), None)
+            again = f"resume_from_checkpoint={Path(self.config.checkpoint_dir) / best}" if best else "start again"
+            raise TrainingError(
+                f"the loss or its gradient became infinite or NaN in a step from {self.checked_step + 1} to {self.step}, "
+                "and the training stopped; nothing of it was saved. Lower learning_rate or muon_learning_rate, or raise "
+                f"warmup_steps, and {again}"
+            )
+        self.finite, self.checked_step = None, self.step
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint atomically. Raises CheckpointError, and TrainingError for weights that have diverged."""
+        self.check_finite()
+        payload = {
+            "version": __version__,
+            "kind": self.model.kind,
+            "config": to_dict(self.config),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "loader": self.loader.state_dict(),
+            "random": random_state(),
+            "step": self.step,
+            "planned_steps": self.clock.planned,
+            "clock": self.clock.state_dict(),
+            "bytes_read": self.bytes_read,
+            "rows_read": self.rows_read,
+            "seconds": self.seconds,
+            "training_seconds": self.clock.seconds,
+            "tracking_run_id": self.tracking_run_id,
+            "history": [list(entry) for entry in self.history],
+            "written": self.written,
+        }
+        save_checkpoint(path, payload)
+
+    def restore(self, payload: dict[str, Any], path: Path) -> None:
+        """Resumes from the contents of a checkpoint of the same model. Learning rates, weight decay and schedule are
+        those of `config`. Raises CheckpointError where the contents do not fit."""
+        try:
+            self._restore(payload)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} was written by version {payload.get('version', 'unknown')} and cannot be resumed by this "
+                f"version ({__version__}): {str(error).splitlines()[0]}"
+            ) from error
+
+    def _restore(self, payload: dict[str, Any]) -> None:
+        self.model.load_state_dict(payload["model"])
+        for optimizer, saved in zip(self.optimizers, payload["optimizers"], strict=True):
+            settings = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": settings})
+        self.clock.load_state_dict(payload["clock"])
+        self.bytes_read, self.rows_read = payload["bytes_read"], payload["rows_read"]
+        if self.config.num_epochs is not None:  # an epoch is counted in rows, whatever the batches were before
+            rows = self.config.batch_size * self.config.gradient_accumulation_steps
+            whole, rest = divmod(self.rows_read, rows)
+            self.clock.position = whole + rest / rows if rest else whole
+        self.seconds, self.checked_step = payload["seconds"], self.step
+        self.loader.load_state_dict(payload["loader"])
+        self.tracking_run_id = payload["tracking_run_id"]
+        self.history = [(step, means) for step, means in payload["history"]]
+        self.written = dict(payload["written"])
+        set_random_state(payload["random"])
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches that come next. Raises CheckpointError where the run is resumed with other data."""
+        try:
+            return iter(self.loader)
+        except ValueError as error:
+            raise CheckpointError(
+                f"cannot resume: the checkpoint was trained on different data ({error}). Start a new run, or give the "
+                "same data settings"
+            ) from error
+
+
+def new_model(config: ExperimentConfig, device: torch.device) -> Model:
+    """The model of the settings, initialised from config.seed. Raises ValueError where it cannot be built."""
+    torch.manual_seed(config.seed)
+    return registry.class_of(config.model.kind)(config.model).to(device)
