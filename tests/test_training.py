@@ -22,9 +22,12 @@ from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConf
 from abstractinator.components.hierarchical import segment_parts
 from abstractinator.data import ReadAhead, open_corpus, train_loader
 from abstractinator.evaluation.held_out import HeldOutReport
+from abstractinator.contract.model import Batch
 from abstractinator.training import loop
 from abstractinator.training.loop import train
-from abstractinator.training.run_state import RunState, load_model
+from abstractinator.checkpoints.models import load_model
+from abstractinator.training.state import RunState
+from abstractinator.training.step import StepResult
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -151,7 +154,7 @@ def test_measuring_is_no_training_time(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
 
-    def of_a_second(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+    def of_a_second(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
         time.sleep(1)
         return train_step(state, batches)
 

@@ -27,9 +27,11 @@ from abstractinator.checkpoints.checkpoint_file import CheckpointError, latest_c
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
 from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.contract.model import Batch
 from abstractinator.training import loop
 from abstractinator.training.loop import Interrupted, train
-from abstractinator.training.run_state import RunState
+from abstractinator.training.state import RunState
+from abstractinator.training.step import StepResult
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -76,7 +78,7 @@ def test_a_resumed_run_follows_the_settings_now_in_force(
     used: list[list[tuple[float, float]]] = []
     real = loop.train_step
 
-    def recorded(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+    def recorded(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
         groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
         used.append([(group["lr"], group["weight_decay"]) for group in groups])
         return real(state, batches)
@@ -129,7 +131,7 @@ def test_a_resumed_run_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert stopped.value.signal_number == signal.SIGTERM
     summary = train(tiny_experiment(halves, resume_from_checkpoint=str(stopped.value.checkpoint)))
     assert summary.steps == expected.steps == 8
-    assert summary.held_out.bits_per_byte_exact == expected.held_out.bits_per_byte_exact
+    assert summary.held_out["bits_per_byte_exact"].value == expected.held_out["bits_per_byte_exact"].value
     last, reference = (load_checkpoint(f / "checkpoints" / "checkpoint_step8.pt") for f in (halves, whole))
     assert last["bytes_read"] == reference["bytes_read"]
     assert last["history"] == reference["history"]
@@ -171,7 +173,7 @@ def test_the_newest_checkpoints_and_the_best_stay_also_after_a_resume(
     seen: list[int] = []
     before = loop.train_step
 
-    def counted(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+    def counted(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
         seen[:] = range(state.step)
         return before(state, batches)
 

@@ -23,10 +23,12 @@ from abstractinator.checkpoints import checkpoint_file as checkpoint
 from abstractinator.checkpoints.checkpoint_file import CheckpointError, latest_checkpoint, load_checkpoint
 from abstractinator.cli import main as cli
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.contract.model import Batch
 from abstractinator.training import loop
 from abstractinator.training.loop import Interrupted, train
-from abstractinator.training.run_state import RunState
-from abstractinator.training.step import TrainingError
+from abstractinator.training.state import RunState
+from abstractinator.training.step import StepResult
+from abstractinator.training.state import TrainingError
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -107,7 +109,7 @@ def test_too_large_a_learning_rate_stops_the_training(tmp_path: Path) -> None:
 def test_a_huge_learning_rate_leaves_a_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = loop.train_step
 
-    def rising(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+    def rising(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
         if state.step >= 4:
             for optimizer in state.optimizers:
                 for group in optimizer.param_groups:

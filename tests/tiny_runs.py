@@ -19,8 +19,10 @@ from abstractinator.components.sampling import GenerationConfig
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
 from abstractinator.data import DataConfig
+from abstractinator.contract.model import Batch
 from abstractinator.training import loop
-from abstractinator.training.run_state import RunState
+from abstractinator.training.state import RunState
+from abstractinator.training.step import StepResult
 
 
 def write_text(folder: Path, documents: int = 24, words: int = 60) -> Path:
@@ -83,8 +85,8 @@ def write_config(path: Path, config: ExperimentConfig) -> str:
     return str(path)
 
 
-def losses_of(steps: list[loop.StepResult]) -> list[float]:
-    losses = [float(step.losses.total.detach()) for step in steps]
+def losses_of(steps: list[StepResult]) -> list[float]:
+    losses = [step.loss.value.item() for step in steps]
     steps.clear()
     return losses
 
@@ -93,7 +95,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signal
     """This process gets a signal during that step."""
     before = loop.train_step
 
-    def stopping(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+    def stopping(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
         result = before(state, batches)
         if state.step == step:
             os.kill(os.getpid(), number)
@@ -124,12 +126,12 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != ".lock")
 
 
-def recorded_steps(monkeypatch: pytest.MonkeyPatch) -> list[loop.StepResult]:
+def recorded_steps(monkeypatch: pytest.MonkeyPatch) -> list[StepResult]:
     """The results of all optimizer steps, as they are made."""
-    done: list[loop.StepResult] = []
+    done: list[StepResult] = []
     real = loop.train_step
 
-    def recorded(state: RunState, batches: Iterator[Tensor]) -> loop.StepResult | None:
+    def recorded(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
         result = real(state, batches)
         if result is not None:
             done.append(result)

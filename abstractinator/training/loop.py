@@ -160,10 +160,11 @@ def _loop(
             raise Interrupted(interruption.signal, _save(state, tracker, folder))
         if state.clock.is_over:
             break  # `_finish` saves and measures
-        measures = step % config.validation_interval == 0
-        if measures or step % config.checkpoint_interval == 0:
+        if step % config.checkpoint_interval == 0:
             _save(state, tracker, folder)  # first, so that nothing is lost where a measurement fails
-        if measures:
+            _rank(state, held_out)
+        if step % config.validation_interval == 0:
+            state.check_finite()
             _validate(state, tracker, held_out)
         if step % config.generation_interval == 0:
             state.check_finite()
@@ -186,17 +187,23 @@ def _log_step(state: RunState, result: StepResult, tracker: Tracker, bar: tqdm[A
     bar.set_postfix_str(", ".join(f"{name.replace('_', ' ')} {means[name]:.2f}" for name in shown))
 
 
-def _validate(state: RunState, tracker: Tracker, held_out: Tensor) -> dict[str, Metric]:
-    """Measures the model as it was last saved, which ranks that checkpoint."""
-    measured = evaluate_held_out(
-        state.model,
-        held_out,
-        batch_size=state.config.batch_size,
-        mixed_precision=state.config.mixed_precision,
-        seconds=state.clock.seconds,
+def _rank(state: RunState, held_out: Tensor) -> None:
+    """Notes the newest checkpoint's headline metric on a few held-out rows, always the same ones."""
+    rows = held_out[:: max(1, len(held_out) // state.config.batch_size)][: state.config.batch_size]
+    measured = _measured(state, rows)
+    state.written[next(reversed(state.written))] = measured[state.model.headline].value
+
+
+def _measured(state: RunState, rows: Tensor) -> dict[str, Metric]:
+    """The metrics of held-out rows, of as many as are measured in the time that the training has taken so far."""
+    config, seconds = state.config, state.clock.seconds
+    return evaluate_held_out(
+        state.model, rows, batch_size=config.batch_size, mixed_precision=config.mixed_precision, seconds=seconds
     )
-    newest = next(reversed(state.written))
-    state.written[newest] = measured[state.model.headline].value
+
+
+def _validate(state: RunState, tracker: Tracker, held_out: Tensor) -> dict[str, Metric]:
+    measured = _measured(state, held_out)
     tracker.log_metrics(report.held_out_metrics(measured), state.step)
     if tracker.is_kept:
         for name, figure in report.figures(state.model, held_out, state.history).items():
@@ -220,6 +227,7 @@ def _finish(
     """Saves, measures and shows the result; a signal ends this at once, and a resume does it again."""
     checkpoint = _save(state, tracker, folder)
     interruption.stop_at_once(lambda number: Interrupted(number, checkpoint))
+    _rank(state, held_out)
     measured = _validate(state, tracker, held_out)
     summary = report.Summary(
         run_name=state.config.run_name,
