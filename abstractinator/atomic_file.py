@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Where to write what takes the name `path` at the end of the block; after an error there is nothing of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

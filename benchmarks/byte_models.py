@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.registry import register_model
 from torch import Tensor
 
-from abstractinator.atomic_file import whole_file
+from abstractinator.atomic_file import atomic_write
 from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText
 from abstractinator.data import ByteTokenizer
 from abstractinator.evaluation.byte_lm import ByteLM
@@ -33,7 +33,7 @@ def save_flat(path: Path, model: FlatByteTransformer, sequence_length: int) -> N
     """Writes what FlatLM reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"config": vars(model.config), "model": model.state_dict(), "sequence_length": sequence_length}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(content, temporary)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import torch
 
-from abstractinator.atomic_file import whole_file
+from abstractinator.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -69,7 +69,7 @@ def finish(output: Path, text: str, results: dict[str, Any], settings: argparse.
     kept = {k: _shown(v) for k, v in vars(settings).items() if k not in ("output", "worker")}
     where = machine() | {"time": time.strftime("%Y-%m-%d %H:%M:%S")}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(output) as path:
+    with atomic_write(output) as path:
         path.write_text(json.dumps({"settings": kept, "machine": where, **results}, indent=2) + "\n")
     progress("")
     print(text)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from abstractinator.components.token_head import NOTHING
+from abstractinator.components.token_head import IGNORED
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
 from abstractinator.data import ByteTokenizer
 from abstractinator.device import autocast, prepare_processor
@@ -149,7 +149,7 @@ class FlatByteTransformer(nn.Module):
         targets = rows[:, 1:]
         unscored = (targets == ByteTokenizer.BOS) | (targets == ByteTokenizer.PAD)
         logits = self.logits(rows[:, :-1])
-        nats = F.cross_entropy(logits.flatten(0, 1), targets.masked_fill(unscored, NOTHING).flatten(), reduction="sum")
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.masked_fill(unscored, IGNORED).flatten(), reduction="sum")
         return nats, int((targets < ByteTokenizer.BYTES).sum())
 
     def logits(self, rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from abstractinator.atomic_file import whole_file
+from abstractinator.atomic_file import atomic_write
 from benchmarks.common import ROOT
 
 Task = dict[str, Any]
@@ -37,7 +37,7 @@ class Pieces:
                 return kept
         result = measure(task)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({"task": task, "result": result}, indent=2) + "\n")
         return result
 

@@ -4,8 +4,7 @@ The match model of compressors (Mahoney 2005, "Adaptive weighing of context mode
 induction head (Olsson et al. 2022) that need not be learned. Names, phrases and identifiers that come again are known
 from their first letters on, at the price of a sort.
 
-Letters: T packed tokens, K sizes, Q slots, D width; B rows of a memory, R rows that take a step, n tokens a row, C
-slots of a ring.
+Letters: T packed tokens, K sizes, Q slots, D width.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abstractinator.components.incremental.ring import Ring, places_of, ring_of
 from abstractinator.components.token_hash import mix
-from abstractinator.components.tokens import Alphabet, Tokens
+from abstractinator.components.tokens import Vocabulary, Tokens
 
 
 class MatchModel(nn.Module):
@@ -26,15 +24,15 @@ class MatchModel(nn.Module):
     tokens ago they may have ended at most. guess_width: of the table of guesses, one for each token, slot and size.
     """
 
-    def __init__(self, alphabet: Alphabet, width: int, sizes: tuple[int, ...], window: int, guess_width: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, width: int, sizes: tuple[int, ...], window: int, guess_width: int) -> None:
         super().__init__()
-        self.sizes, self.window, self.alphabet = tuple(sorted(set(sizes))), window, alphabet
-        self.nothing = alphabet.size  # what stands for "no match" in each slot
-        tables = len(self.sizes) * alphabet.slots
-        self.guesses = nn.EmbeddingBag(tables * (alphabet.size + 1), guess_width, mode="sum")
+        self.sizes, self.window, self.vocabulary = tuple(sorted(set(sizes))), window, vocabulary
+        self.nothing = vocabulary.size  # what stands for "no match" in each slot
+        tables = len(self.sizes) * vocabulary.slots
+        self.guesses = nn.EmbeddingBag(tables * (vocabulary.size + 1), guess_width, mode="sum")
         self.from_guesses = nn.Linear(guess_width, width, bias=False)
         self.register_buffer("columns", torch.tensor(self.sizes) - 1, persistent=False)
-        self.register_buffer("first", torch.arange(tables) * (alphabet.size + 1), persistent=False)
+        self.register_buffer("first", torch.arange(tables) * (vocabulary.size + 1), persistent=False)
 
     columns: Tensor
     first: Tensor
@@ -53,7 +51,7 @@ class MatchModel(nn.Module):
         keys = mix(ngrams[:, self.columns], packing.rows[:, None] + 1).t().flatten()
         keys, order = keys.sort(stable=True)
         before = F.pad(torch.where(keys[1:] == keys[:-1], order[:-1], -1), (1, 0), value=-1)[: len(order)]
-        before = torch.empty_like(order).scatter_(0, order, before).view(sizes, total).t()  # (T, K) in K · T places
+        before = torch.empty_like(order).scatter_(0, order, before).view(sizes, total).t()  # (T, K) in K · T entries
         known = (before >= 0) & (packing.positions[:, None] >= self.columns)
         after = torch.where(known, before, 0) % max(total, 1) + 1
         place = torch.arange(total, device=after.device)[:, None]
@@ -64,43 +62,3 @@ class MatchModel(nn.Module):
     def rows_of(self, followers: Tensor) -> Tensor:
         """(…, K, Q) → (…, K · Q) rows of the table of guesses."""
         return followers.flatten(-2) + self.first
-
-
-class MatchMemory:
-    """The last tokens of B rows, in which a match is looked for when another comes.
-
-    ahead: how many tokens come, or are taken back, at most at once.
-    """
-
-    def __init__(self, model: MatchModel, rows: int, ahead: int, device: torch.device) -> None:
-        self.model, self.slots = model, model.window + ahead
-        # A ring for each size: comparing is most of the work, and is fast where a ring lies in one piece.
-        self.hashes = [ring_of(0, rows, self.slots, device=device, dtype=torch.int64) for _ in model.sizes]
-        self.ids = ring_of(0, rows, self.slots, model.alphabet.slots, device=device, dtype=torch.int64)
-        # Turned by p slots it says how near each slot is to the token in slot p: slots less the distance; 0 beyond the
-        # window, where tokens lie that were taken back or come later in the same step.
-        distance = -torch.arange(2 * self.slots, device=device, dtype=torch.int32) % self.slots
-        near = torch.where((distance > 0) & (distance <= model.window), self.slots - distance, 0)
-        self.nearness = near.unfold(0, self.slots, 1)
-
-    def rings(self) -> list[Ring]:
-        """All that rows are kept in."""
-        return [*self.hashes, self.ids]
-
-    def enter(self, rows: Tensor, positions: Tensor, ids: Tensor, ngrams: Tensor) -> Tensor:
-        """Tokens (R, n, Q) come in at positions (R, n), with ngrams (R, n, reach) → (R, n, K, Q), `followers` of
-        each."""
-        places = places_of(rows, positions, self.slots)
-        self.ids.write(places, ids)
-        turns = (self.slots - positions % self.slots).flatten()
-        nearness = self.nearness.index_select(0, turns).view(*positions.shape, self.slots)  # (R, n, C)
-        nearest = []
-        for ring, size in zip(self.hashes, self.model.sizes, strict=True):
-            keys = ngrams[..., size - 1]
-            ring.write(places, keys)
-            equal = ring.of(rows)[:, None] == keys[..., None]
-            nearest.append((equal * nearness).amax(-1))
-        near = torch.stack(nearest, dim=-1)  # (R, n, K), 0 where there is none
-        after = positions[..., None] + 1 - (self.slots - near)
-        found = self.ids.read(places_of(rows, after, self.slots))
-        return torch.where(near[..., None] > 0, found, self.model.nothing)

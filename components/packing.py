@@ -77,7 +77,7 @@ class Packing:
         return torch.where(is_first, first.to(x.dtype), shifted)
 
 
-def rows_at(x: Tensor, index: Tensor) -> Tensor:
+def gather_rows(x: Tensor, index: Tensor) -> Tensor:
     """x[index] for whole numbers `index`, with a gradient that is the same each time on a CPU.
 
     What x[index] gives back to rows that are taken several times is summed by several of its threads at once, in

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from abstractinator.components.match_model import MatchModel
 from abstractinator.components.token_hash import ngram_hashes, token_hash
-from abstractinator.components.tokens import Alphabet, Tokens
+from abstractinator.components.tokens import Vocabulary, Tokens
 
 HISTORY = -1  # stands for the tokens before a row begins
 
@@ -28,7 +28,7 @@ class TokenEmbedding(nn.Module):
     """Sum of a learned vector per slot, of hashed n-grams that end at the token, of what followed them last time, and
     of a linear map of the token's vector.
 
-    alphabet: what the tokens are. width: D. ngram_sizes: lengths n in tokens of the n-grams that are hashed
+    vocabulary: what the tokens are. width: D. ngram_sizes: lengths n in tokens of the n-grams that are hashed
     into one table of ngram_rows × ngram_width and summed (BLT, Pagnoni et al. 2024, section 3.2.1); n = 1 is
     of use for tokens of several slots, where it is the whole tuple. vector_width: width of `Tokens.vectors`,
     0 where tokens have none. match_sizes, match_window, match_width: see MatchModel, whose table of
@@ -39,7 +39,7 @@ class TokenEmbedding(nn.Module):
 
     def __init__(
         self,
-        alphabet: Alphabet,
+        vocabulary: Vocabulary,
         width: int,
         ngram_sizes: tuple[int, ...] = (),
         ngram_rows: int = 0,
@@ -50,13 +50,13 @@ class TokenEmbedding(nn.Module):
         match_width: int = 32,
     ) -> None:
         super().__init__()
-        self.alphabet, self.ngram_sizes, self.ngram_rows = alphabet, ngram_sizes, ngram_rows
-        self.slots = nn.ModuleList(nn.Embedding(alphabet.size, width) for _ in range(alphabet.slots))
+        self.vocabulary, self.ngram_sizes, self.ngram_rows = vocabulary, ngram_sizes, ngram_rows
+        self.slots = nn.ModuleList(nn.Embedding(vocabulary.size, width) for _ in range(vocabulary.slots))
         if ngram_sizes:
             self.register_buffer("columns", torch.tensor(sorted(set(ngram_sizes))) - 1, persistent=False)
             self.ngrams = nn.EmbeddingBag(ngram_rows, ngram_width, mode="sum")
             self.from_ngrams = nn.Linear(ngram_width, width, bias=False)
-        self.match = MatchModel(alphabet, width, match_sizes, match_window, match_width) if match_sizes else None
+        self.match = MatchModel(vocabulary, width, match_sizes, match_window, match_width) if match_sizes else None
         if vector_width:
             self.from_vectors = nn.Linear(vector_width, width, bias=False)
 

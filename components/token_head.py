@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from abstractinator.components.tokens import Alphabet, Tokens
+from abstractinator.components.tokens import Vocabulary, Tokens
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
-NOTHING = -100  # a target that is not scored
-_LOGITS_AT_ONCE = 1 << 26  # 256 MB in fp32
+IGNORED = -100  # a target that is not scored
+_CHUNK_LOGITS = 1 << 26  # 256 MB in fp32
 
 
 def targets_of(tokens: Tokens) -> Tensor:
@@ -25,18 +25,18 @@ def targets_of(tokens: Tokens) -> Tensor:
 
     EOS is the class K ("end") of slot 0. BOS is never predicted, nor are the further slots of a special token.
     """
-    targets = tokens.ids.masked_fill(tokens.special[:, None], NOTHING)
-    targets[:, 0].masked_fill_(tokens.ids[:, 0] == tokens.alphabet.eos, tokens.alphabet.codebook_size)
+    targets = tokens.ids.masked_fill(tokens.special[:, None], IGNORED)
+    targets[:, 0].masked_fill_(tokens.ids[:, 0] == tokens.vocabulary.eos, tokens.vocabulary.codebook_size)
     return targets
 
 
 class ParallelHead(nn.Module):
     """Slots independent of each other given the hidden vector: one look, for expanding a code at once."""
 
-    def __init__(self, width: int, alphabet: Alphabet) -> None:
+    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.alphabet = alphabet
-        self.to_logits = nn.Linear(width, alphabet.slots * alphabet.codebook_size + 1)
+        self.vocabulary = vocabulary
+        self.to_logits = nn.Linear(width, vocabulary.slots * vocabulary.codebook_size + 1)
 
     @property
     def classes(self) -> int:
@@ -45,14 +45,14 @@ class ParallelHead(nn.Module):
 
     def logits(self, hidden: Tensor) -> list[Tensor]:
         """hidden: (…, D) → for slot 0 (…, K + 1) with "end" as class K, for the others (…, K); fp32."""
-        size = self.alphabet.codebook_size
+        size = self.vocabulary.codebook_size
         flat = self.to_logits(hidden).float()
-        slots = [flat[..., slot * size : (slot + 1) * size] for slot in range(1, self.alphabet.slots)]
+        slots = [flat[..., slot * size : (slot + 1) * size] for slot in range(1, self.vocabulary.slots)]
         return [torch.cat([flat[..., :size], flat[..., -1:]], dim=-1) if slots else flat, *slots]
 
-    def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
-        return some_at_a_time(lambda x, y: nats_of(self.logits(x), y), hidden, targets, self.classes)
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """−log p of targets (T, Q), IGNORED where nothing is scored → (T,)."""
+        return chunked(lambda x, y: nll_of(self.logits(x), y), hidden, targets, self.classes)
 
 
 class DepthHead(nn.Module):
@@ -62,10 +62,10 @@ class DepthHead(nn.Module):
     with a small block in place of the depth transformer. With one slot it is a linear layer.
     """
 
-    def __init__(self, width: int, alphabet: Alphabet) -> None:
+    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.alphabet = alphabet
-        size, slots = alphabet.codebook_size, alphabet.slots
+        self.vocabulary = vocabulary
+        size, slots = vocabulary.codebook_size, vocabulary.slots
         earlier = nn.ModuleList(nn.Embedding(size, width) for _ in range(slots - 1))
         blocks = nn.ModuleList(nn.Sequential(ResidualMLP(width, width), RMSNorm(width)) for _ in range(slots - 1))
         to_logits = nn.ModuleList(nn.Linear(width, size + (slot == 0), bias=False) for slot in range(slots))
@@ -89,29 +89,29 @@ class DepthHead(nn.Module):
 
     def logits(self, hidden: Tensor, targets: Tensor) -> list[Tensor]:
         """Logits of every slot, the true earlier slots given (targets below 0 count as code 0)."""
-        known = targets.clamp(min=0, max=self.alphabet.codebook_size - 1)
-        return [self.slot_logits(hidden, known[:, :slot]) for slot in range(self.alphabet.slots)]
+        known = targets.clamp(min=0, max=self.vocabulary.codebook_size - 1)
+        return [self.slot_logits(hidden, known[:, :slot]) for slot in range(self.vocabulary.slots)]
 
-    def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """−log p of targets (T, Q), NOTHING where nothing is scored → (T,)."""
-        return some_at_a_time(lambda x, y: nats_of(self.logits(x, y), y), hidden, targets, self.classes)
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """−log p of targets (T, Q), IGNORED where nothing is scored → (T,)."""
+        return chunked(lambda x, y: nll_of(self.logits(x, y), y), hidden, targets, self.classes)
 
 
-def nats_of(logits: list[Tensor], targets: Tensor) -> Tensor:
-    """−log p of targets (T, Q) from the logits of each slot, NOTHING where nothing is scored → (T,)."""
+def nll_of(logits: list[Tensor], targets: Tensor) -> Tensor:
+    """−log p of targets (T, Q) from the logits of each slot, IGNORED where nothing is scored → (T,)."""
     return torch.stack([F.cross_entropy(x, targets[:, slot], reduction="none") for slot, x in enumerate(logits)]).sum(0)
 
 
-def some_at_a_time(
+def chunked(
     function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor, classes: int
 ) -> Tensor:
-    """function(hidden (T, D), targets (T, Q)) → (T, …), in parts of at most _LOGITS_AT_ONCE logits, of which each
+    """function(hidden (T, D), targets (T, Q)) → (T, …), in parts of at most _CHUNK_LOGITS logits, of which each
     vector has `classes`.
 
     With a large codebook the logits of a batch would take more memory than all the rest; those of a part are not kept
     but worked out again on the way back.
     """
-    rows = max(1, _LOGITS_AT_ONCE // classes)
+    rows = max(1, _CHUNK_LOGITS // classes)
     if len(hidden) <= rows:
         return function(hidden, targets)
     parts, kind = zip(hidden.split(rows), targets.split(rows), strict=True), hidden.device.type

@@ -14,7 +14,7 @@ from abstractinator.components.packing import Packing
 
 
 @dataclass(frozen=True)
-class Alphabet:
+class Vocabulary:
     """What a token can be: Q slots of K codes each, or one of the special tokens outside the code space.
 
     A special token holds its number in all its slots. For bytes (K = 256, Q = 1) the numbers are those of
@@ -42,31 +42,7 @@ class Alphabet:
         return self.codebook_size + 3
 
 
-BYTES = Alphabet()
-
-
-@dataclass(frozen=True)
-class NextTokens:
-    """n more tokens of each of R rows, as the `step` methods take them.
-
-    rows: (R,) ascending. positions: (R, n) in their rows, consecutive. places: (R, n) of these in the rings of a
-    Memory, as `places_of` gives them. after: (R, n) the same of the positions after them. ids: (R, n, Q). ngrams:
-    (R, n, reach) hashes of the 1-gram, 2-gram, … that end at each. matches: (R, n, K, Q) see MatchModel.followers; None
-    where nobody asks for them.
-    """
-
-    rows: Tensor
-    positions: Tensor
-    places: Tensor
-    after: Tensor
-    ids: Tensor
-    ngrams: Tensor
-    matches: Tensor | None = None
-
-    def of(self, index: Tensor) -> NextTokens:
-        """Those of some of the rows, by their places among them."""
-        parts = (self.rows, self.positions, self.places, self.after, self.ids, self.ngrams, self.matches)
-        return NextTokens(*(None if part is None else part[index] for part in parts))  # type: ignore[arg-type]
+BYTES = Vocabulary()
 
 
 @dataclass(frozen=True)
@@ -79,19 +55,25 @@ class Tokens:
 
     ids: Tensor
     packing: Packing
-    alphabet: Alphabet
+    vocabulary: Vocabulary
     vectors: Tensor | None = None
 
     @property
     def special(self) -> Tensor:
         """(T,) bool, true on BOS and EOS."""
-        return self.ids[:, 0] >= self.alphabet.codebook_size
+        return self.ids[:, 0] >= self.vocabulary.codebook_size
+
+
+def tokens_of(rows: Tensor) -> Tokens:
+    """(B, N) byte ids, PAD at the ends of rows → packed Tokens. The ids are taken as valid (see `pack_bytes`)."""
+    mask = rows != BYTES.pad
+    return Tokens(rows[mask][:, None], Packing.from_mask(mask), BYTES)
 
 
 def pack_bytes(rows: Tensor) -> Tokens:
-    """(B, N) byte ids, padded at the ends of rows with PAD → packed Tokens.
+    """`tokens_of` rows that a user gives.
 
-    Raises ValueError where an id is none of ByteTokenizer's or PAD stands before other tokens.
+    Raises ValueError for an id that is not one of ByteTokenizer's, and for PAD before other tokens.
     """
     if rows.dim() != 2 or rows.dtype != torch.int64:
         raise ValueError(f"rows must be a (B, N) int64 tensor, not {tuple(rows.shape)} {rows.dtype}")
@@ -100,4 +82,4 @@ def pack_bytes(rows: Tensor) -> Tokens:
     mask = rows != BYTES.pad
     if (mask[:, 1:] & ~mask[:, :-1]).any():
         raise ValueError("PAD may stand only at the end of a row; pack rows from the left")
-    return Tokens(rows[mask][:, None], Packing.from_mask(mask), BYTES)
+    return tokens_of(rows)

@@ -33,7 +33,7 @@ exp_config = {
                 "expander": {
                     "layers": 3,
                     "mlp_width": 2048,
-                    "place_width": 128,
+                    "position_width": 128,
                     "predictor": {"width": 512, "layers": 4, "heads": 8, "window": 128, "mlp_width": 1536},
                     "ngram_rows": 262144,
                 },

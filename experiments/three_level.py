@@ -12,7 +12,7 @@ exp_config = {
                     "value_width": 192,
                 },
                 "expander": {
-                    "place_width": 192,
+                    "position_width": 192,
                     "predictor": {"width": 256, "layers": 2, "heads": 4, "window": 64, "mlp_width": 512},
                     "ngram_sizes": [1, 2],
                     "ngram_rows": 8192,
@@ -26,7 +26,7 @@ exp_config = {
                     "value_width": 192,
                 },
                 "expander": {
-                    "place_width": 256,
+                    "position_width": 256,
                     "predictor": {"width": 256, "layers": 2, "heads": 4, "window": 64, "mlp_width": 512},
                     "ngram_sizes": [1, 2],
                     "ngram_rows": 8192,

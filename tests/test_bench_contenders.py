@@ -105,7 +105,7 @@ def test_our_own_bits_per_byte_are_those_of_the_evaluation(setting: Setting) -> 
     assert found["exact"] == pytest.approx(expected.bits_per_byte_exact, rel=1e-5)
     assert found["two_part"] == pytest.approx(expected.bits_per_byte_two_part, rel=1e-5)
     per_position = int((rows < 256).sum()) / sum(ours.positions(part) for part in rows.split(2))
-    assert per_position >= expected.levels[-1].bytes_per_code  # of mended codes, which are more
+    assert per_position >= expected.levels[-1].bytes_per_code  # of repaired codes, which are more
 
 
 def test_turns_read_the_text_on(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def _nats_by_position(contender: Contender, rows: Tensor) -> Tensor:
             model = contender.model
             tokens = pack_bytes(rows)
             hidden, _ = model.predict(tokens, model.compress(tokens))
-            return model.byte_head.nats(hidden, targets_of(tokens))[1:]
+            return model.byte_head.nll(hidden, targets_of(tokens))[1:]
         patch.setattr(torch.nn.functional, "cross_entropy", spy)
         contender.nats(rows)
     return torch.cat(caught)

@@ -11,7 +11,7 @@ import torch
 from tiny_models import tiny_level, tiny_transformer
 from torch.utils.flop_counter import FlopCounterMode
 
-from abstractinator.atomic_file import whole_file
+from abstractinator.atomic_file import atomic_write
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
@@ -225,11 +225,11 @@ def test_brier_of_what_always_comes_true_is_one(monkeypatch: pytest.MonkeyPatch)
 def test_a_file_that_is_not_written_whole_leaves_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text("whole")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("ha")
         raise KeyboardInterrupt
     assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 

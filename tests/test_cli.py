@@ -82,7 +82,7 @@ def mistake(capsys: Output, arguments: list[str]) -> str:
         ("model.levels.0.compressor.value_width=0", ["value_width", "at least 1"]),
         ("model.levels.0.compressor.layers=-1", ["layers", "at least 0"]),
         ("model.levels.0.compressor.mlp_width=0", ["mlp_width", "at least 1"]),
-        ("model.levels.0.expander.place_width=0", ["place_width", "at least 1"]),
+        ("model.levels.0.expander.position_width=0", ["position_width", "at least 1"]),
         ("model.levels.0.expander.ngram_rows=0", ["ngram_rows", "at least 1"]),
         ("model.levels.0.expander.ngram_sizes=[0,2]", ["ngram_sizes", "at least 1"]),
         ("model.levels.0.compressor.entropy_model.ngram_width=0", ["ngram_width", "at least 1"]),

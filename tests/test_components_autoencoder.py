@@ -114,11 +114,11 @@ def two_part_terms(model: HierarchicalAutoencoder, tokens: Tokens) -> tuple[list
         compressed = model.compress(tokens)
         lower = [tokens, *(c.codes for c in compressed)]
         terms = [
-            by_row(level.expander.reconstruction_nats(c.codes.vectors, x, c.segments), c.codes.packing)
+            by_row(level.expander.reconstruction_nll(c.codes.vectors, x, c.segments), c.codes.packing)
             for level, c, x in zip(model.levels, compressed, lower[:-1], strict=True)
         ]
         codes = compressed[-1].codes
-        terms.append(by_row(model.top.nats(model.top(codes), codes), codes.packing))
+        terms.append(by_row(model.top.nll(model.top(codes), codes), codes.packing))
         first = [c.codes.packing.offsets[x.packing.rows] for c, x in zip(compressed, lower, strict=False)]
         places = [by_row(c.segments.of_token - f, x.packing) for c, f, x in zip(compressed, first, lower, strict=False)]
     return terms, places
@@ -159,7 +159,7 @@ def test_a_byte_changes_no_code_of_an_earlier_segment(shape: str) -> None:
 
 def decoded_by_code(model: HierarchicalAutoencoder, codes: Tokens) -> list[list[int]]:
     """The byte ids that each code becomes."""
-    out = model.decompress(Tokens(codes.ids, codes.packing, codes.alphabet))
+    out = model.decompress(Tokens(codes.ids, codes.packing, codes.vocabulary))
     counts = torch.bincount(out.code, minlength=codes.packing.total)
     return [part.tolist() for part in out.tokens.ids[:, 0].split(counts.tolist())]
 
@@ -173,8 +173,8 @@ def test_a_code_changes_no_byte_decoded_from_another_one(shape: str) -> None:
     for s in range(codes.packing.total):
         for _ in range(3):
             ids = codes.ids.clone()
-            ids[s] = torch.tensor([random_.randrange(codes.alphabet.codebook_size) for _ in range(codes.ids.shape[1])])
-            changed = decoded_by_code(model, Tokens(ids, codes.packing, codes.alphabet))
+            ids[s] = torch.tensor([random_.randrange(codes.vocabulary.codebook_size) for _ in range(codes.ids.shape[1])])
+            changed = decoded_by_code(model, Tokens(ids, codes.packing, codes.vocabulary))
             assert changed[:s] == original[:s] and changed[s + 1 :] == original[s + 1 :]
             itself += changed[s] != original[s]
     assert itself > codes.packing.total, "codes do not decide what is decoded"
@@ -218,7 +218,7 @@ def test_all_continuations_of_a_text_share_its_probability(shape: str) -> None:
     tokens = pack_bytes(padded([prefix, *([*prefix, byte] for byte in [*range(256), EOS])]))
     with torch.no_grad():
         hidden, _ = model.predict(tokens, model.compress(tokens))
-        nats = model.byte_head.nats(hidden, targets_of(tokens))
+        nats = model.byte_head.nll(hidden, targets_of(tokens))
     of_prefix, *of_longer = (-x.sum() for x in by_row(nats, tokens.packing))
     torch.testing.assert_close(torch.stack(of_longer).logsumexp(0), of_prefix, atol=1e-3, rtol=0)
 
@@ -288,7 +288,7 @@ def test_every_code_becomes_at_least_one_byte_and_no_more_than_it_may(shape: str
     model = model_of(shape)
     compressed = model.compress(pack_bytes(rows_of(texts)))
     codes = compressed[-1].codes
-    out = model.decompress(Tokens(codes.ids, codes.packing, codes.alphabet))  # the vectors are not needed
+    out = model.decompress(Tokens(codes.ids, codes.packing, codes.vocabulary))  # the vectors are not needed
     assert len(out.code) == out.tokens.packing.total
     assert torch.equal(out.code, out.code.sort().values)
     counts = torch.bincount(out.code, minlength=codes.packing.total)

@@ -56,16 +56,16 @@ def test_codes_a_step_off_are_mended(kind: Kind) -> None:
     codes, vectors = codes_of(level, tokens, segments)
     good = (expander.errors(vectors, tokens, segments) == 0).nonzero()[:, 0]
     tokens, segments = take_segments(tokens, segments, good)
-    mended = spoiled = 0
+    repaired = spoiled = 0
     for number in range(quantizer.neighbours(codes[:1]).shape[1]):
         off = quantizer.neighbours(codes[good])[:, number]
         errors = expander.errors(quantizer.decode(off), tokens, segments)
         searched = (errors > 0) & (2 * errors <= segments.lengths + 1)
         _, after = search_codes(off, quantizer.decode(off), tokens, segments, quantizer, expander)
         spoiled += int(searched.sum())
-        mended += int((expander.errors(after, tokens, segments)[searched] == 0).sum())
+        repaired += int((expander.errors(after, tokens, segments)[searched] == 0).sum())
     assert spoiled > 10, "hardly any neighbour spoils a segment"
-    assert mended > 0.9 * spoiled
+    assert repaired > 0.9 * spoiled
 
 
 @both_kinds
@@ -91,7 +91,7 @@ def test_codes_are_searched_where_that_is_asked_for() -> None:
         encoded = level.compressor.encode(tokens, segments, expander)
         errors = level.expander.errors(encoded.vectors, encoded.distinct.tokens, encoded.distinct.segments)
         back.append(int((errors == 0).sum()))
-    assert back[1] > back[0], "nothing was mended"
+    assert back[1] > back[0], "nothing was repaired"
 
 
 @pytest.mark.parametrize("config", [*QUANTIZERS.values(), FSQ], ids=lambda c: f"{c.kind}-{c.codebook_size}")

@@ -14,7 +14,7 @@ from abstractinator.components.tokens import Tokens, pack_bytes
 
 def byte_accuracy(model: HierarchicalAutoencoder, tokens: Tokens, segments: Segments, codes: Tokens) -> float:
     """Share of the bytes that come back in their place of their segment."""
-    out = model.decompress(Tokens(codes.ids, codes.packing, codes.alphabet))
+    out = model.decompress(Tokens(codes.ids, codes.packing, codes.vocabulary))
     counts = torch.bincount(out.code, minlength=codes.packing.total)
     first = counts.cumsum(0) - counts
     there = segments.offsets < counts[segments.of_token]

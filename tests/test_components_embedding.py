@@ -12,27 +12,27 @@ from abstractinator.components.incremental.incremental_transformer import Increm
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_embedding import TokenEmbedding
 from abstractinator.components.token_hash import ngram_hashes, token_hash
-from abstractinator.components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+from abstractinator.components.tokens import BYTES, Vocabulary, Tokens, pack_bytes
 from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
-CODES = Alphabet(16, 3)
-alphabets = pytest.mark.parametrize(("alphabet", "vector_width"), [(BYTES, 0), (CODES, 4)], ids=["bytes", "codes"])
+CODES = Vocabulary(16, 3)
+alphabets = pytest.mark.parametrize(("vocabulary", "vector_width"), [(BYTES, 0), (CODES, 4)], ids=["bytes", "codes"])
 row_lengths = st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any)
 
 
 def embedding_of(
-    alphabet: Alphabet, vector_width: int, sizes: tuple[int, ...] = (1, 2, 4), match_sizes: tuple[int, ...] = ()
+    vocabulary: Vocabulary, vector_width: int, sizes: tuple[int, ...] = (1, 2, 4), match_sizes: tuple[int, ...] = ()
 ) -> TokenEmbedding:
     torch.manual_seed(0)
-    return TokenEmbedding(alphabet, 8, sizes, 997, 4, vector_width, match_sizes, match_window=5)
+    return TokenEmbedding(vocabulary, 8, sizes, 997, 4, vector_width, match_sizes, match_window=5)
 
 
-def tokens_of(lengths: list[int], alphabet: Alphabet, vector_width: int) -> Tokens:
+def tokens_of(lengths: list[int], vocabulary: Vocabulary, vector_width: int) -> Tokens:
     torch.manual_seed(sum(lengths))
     packing = Packing.from_lengths(torch.tensor(lengths))
-    ids = torch.randint(alphabet.size, (packing.total, alphabet.slots))
-    ids = torch.where(ids[:, :1] < alphabet.codebook_size, ids % alphabet.codebook_size, ids[:, :1])
-    return Tokens(ids, packing, alphabet, torch.randn(packing.total, vector_width) if vector_width else None)
+    ids = torch.randint(vocabulary.size, (packing.total, vocabulary.slots))
+    ids = torch.where(ids[:, :1] < vocabulary.codebook_size, ids % vocabulary.codebook_size, ids[:, :1])
+    return Tokens(ids, packing, vocabulary, torch.randn(packing.total, vector_width) if vector_width else None)
 
 
 def bytes_of(*rows: bytes) -> Tokens:
@@ -43,15 +43,15 @@ def bytes_of(*rows: bytes) -> Tokens:
 @alphabets
 @settings(max_examples=25)
 @given(lengths=row_lengths)
-def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
-    embedding = embedding_of(alphabet, vector_width, match_sizes=(1, 3))
-    tokens = tokens_of(lengths, alphabet, vector_width)
+def test_steps_equal_forward(vocabulary: Vocabulary, vector_width: int, lengths: list[int]) -> None:
+    embedding = embedding_of(vocabulary, vector_width, match_sizes=(1, 3))
+    tokens = tokens_of(lengths, vocabulary, vector_width)
     quantizer = None
     if tokens.vectors is not None:  # behind codes; special ones have none
         quantizer = VectorQuantizer(
-            QuantizerConfig("residual_vq", alphabet.slots, alphabet.codebook_size), vector_width
+            QuantizerConfig("residual_vq", vocabulary.slots, vocabulary.codebook_size), vector_width
         )
-        vectors = quantizer.decode(tokens.ids.clamp(max=alphabet.codebook_size - 1))
+        vectors = quantizer.decode(tokens.ids.clamp(max=vocabulary.codebook_size - 1))
         tokens = replace(tokens, vectors=vectors.masked_fill(tokens.special[:, None], 0.0))
     expected = embedding(tokens)
     nothing = SlidingWindowTransformer(TransformerConfig(width=2, layers=0, heads=1))
@@ -67,14 +67,14 @@ def test_steps_equal_forward(alphabet: Alphabet, vector_width: int, lengths: lis
 @alphabets
 @settings(max_examples=25)
 @given(lengths=row_lengths)
-def test_a_row_is_embedded_as_if_alone(alphabet: Alphabet, vector_width: int, lengths: list[int]) -> None:
-    embedding = embedding_of(alphabet, vector_width, match_sizes=(1, 3))
-    tokens = tokens_of(lengths, alphabet, vector_width)
+def test_a_row_is_embedded_as_if_alone(vocabulary: Vocabulary, vector_width: int, lengths: list[int]) -> None:
+    embedding = embedding_of(vocabulary, vector_width, match_sizes=(1, 3))
+    tokens = tokens_of(lengths, vocabulary, vector_width)
     together = embedding(tokens)
     for b, n in enumerate(lengths):
         mine = tokens.packing.rows == b
         vectors = tokens.vectors[mine] if tokens.vectors is not None else None
-        alone = embedding(Tokens(tokens.ids[mine], Packing.from_lengths(torch.tensor([n])), alphabet, vectors))
+        alone = embedding(Tokens(tokens.ids[mine], Packing.from_lengths(torch.tensor([n])), vocabulary, vectors))
         torch.testing.assert_close(alone, together[mine])
 
 

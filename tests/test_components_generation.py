@@ -161,7 +161,7 @@ def test_whatever_stands_around_it_generation_is_in_fp32(shape: str, mode: str) 
 def test_a_plan_of_no_codes_is_no_text(shape: str) -> None:
     model = model_of(shape)
     state = IncrementalModel(model, 2)
-    ids = torch.zeros(2, 3, model.top.alphabet.slots, dtype=torch.int64)
+    ids = torch.zeros(2, 3, model.top.vocabulary.slots, dtype=torch.int64)
     planned, counts = state.plan(ids, torch.zeros(2, dtype=torch.int64), torch.zeros(2, len(model.levels)).long())
     assert planned.shape == (2, 0) and counts.tolist() == [0, 0]
     one, counts = state.plan(ids, torch.tensor([0, 2]), torch.zeros(2, len(model.levels)).long())

@@ -10,25 +10,25 @@ from abstractinator.components import token_head
 from abstractinator.components.incremental.folded import FoldedDepthHead
 from abstractinator.components.incremental.large_pages import begin_chunk, in_large_pages
 from abstractinator.components.packing import Packing
-from abstractinator.components.token_head import NOTHING, DepthHead, ParallelHead, targets_of
-from abstractinator.components.tokens import BYTES, Alphabet, Tokens
+from abstractinator.components.token_head import IGNORED, DepthHead, ParallelHead, targets_of
+from abstractinator.components.tokens import BYTES, Vocabulary, Tokens
 
-TINY = Alphabet(codebook_size=3, slots=2)
+TINY = Vocabulary(codebook_size=3, slots=2)
 
 
 def probabilities(head: DepthHead | ParallelHead, hidden: torch.Tensor) -> torch.Tensor:
-    """(T, tokens + 1): of every token of the alphabet, in order, and of the end."""
-    alphabet = head.alphabet
-    every = list(itertools.product(range(alphabet.codebook_size), repeat=alphabet.slots))
-    targets = torch.tensor([*every, (alphabet.codebook_size, *[NOTHING] * (alphabet.slots - 1))])
-    return torch.stack([torch.exp(-head.nats(hidden, t.expand(len(hidden), -1))) for t in targets], dim=1)
+    """(T, tokens + 1): of every token of the vocabulary, in order, and of the end."""
+    vocabulary = head.vocabulary
+    every = list(itertools.product(range(vocabulary.codebook_size), repeat=vocabulary.slots))
+    targets = torch.tensor([*every, (vocabulary.codebook_size, *[IGNORED] * (vocabulary.slots - 1))])
+    return torch.stack([torch.exp(-head.nll(hidden, t.expand(len(hidden), -1))) for t in targets], dim=1)
 
 
 @pytest.mark.parametrize("head_type", [DepthHead, ParallelHead])
-@pytest.mark.parametrize("alphabet", [TINY, BYTES, Alphabet(4, 3)], ids=str)
-def test_the_probabilities_of_all_tokens_and_the_end_sum_to_one(head_type, alphabet: Alphabet) -> None:
+@pytest.mark.parametrize("vocabulary", [TINY, BYTES, Vocabulary(4, 3)], ids=str)
+def test_the_probabilities_of_all_tokens_and_the_end_sum_to_one(head_type, vocabulary: Vocabulary) -> None:
     torch.manual_seed(0)
-    p = probabilities(head_type(8, alphabet), torch.randn(5, 8))
+    p = probabilities(head_type(8, vocabulary), torch.randn(5, 8))
     torch.testing.assert_close(p.sum(1), torch.ones(5))
     assert p.std(dim=1).min() > 0
 
@@ -49,7 +49,7 @@ def test_slot_logits_are_those_that_the_likelihood_uses() -> None:
     for slot in range(2):
         log_p = head.slot_logits(hidden, targets[:, :slot]).log_softmax(-1)
         nats -= log_p.gather(1, targets[:, slot : slot + 1])[:, 0]
-    torch.testing.assert_close(head.nats(hidden, targets), nats)
+    torch.testing.assert_close(head.nll(hidden, targets), nats)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -58,8 +58,8 @@ def test_nats_of_many_vectors_come_from_logits_that_are_never_all_there(
     head_type, autocast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    head, targets = head_type(8, Alphabet(codebook_size=40, slots=2)), torch.randint(40, (50, 2))
-    targets[::7] = NOTHING
+    head, targets = head_type(8, Vocabulary(codebook_size=40, slots=2)), torch.randint(40, (50, 2))
+    targets[::7] = IGNORED
     hidden, weights = torch.randn(50, 8), torch.rand(50)
     kept: list[int] = []
 
@@ -68,45 +68,45 @@ def test_nats_of_many_vectors_come_from_logits_that_are_never_all_there(
         kept.clear()
         keep = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t)
         with keep, torch.autocast("cpu", enabled=autocast):
-            nats = head.nats(x, targets)
+            nats = head.nll(x, targets)
         return nats, list(torch.autograd.grad((weights * nats).sum(), [x, *head.parameters()]))
 
     nats, gradients = nats_and_gradients()
     assert sum(kept) > 50 * 2 * 40  # all logits, at the least
-    monkeypatch.setattr(token_head, "_LOGITS_AT_ONCE", 330)  # four vectors at a time
+    monkeypatch.setattr(token_head, "_CHUNK_LOGITS", 330)  # four vectors at a time
     in_parts, gradients_in_parts = nats_and_gradients()
     assert sum(kept) == hidden.numel() + targets.numel()
     tolerance = {"rtol": 2e-2, "atol": 1e-2} if autocast else {}
     torch.testing.assert_close(in_parts, nats, **tolerance)
     torch.testing.assert_close(gradients_in_parts, gradients, **tolerance)
     with torch.no_grad():
-        torch.testing.assert_close(head.nats(hidden, targets), in_parts, **tolerance)
+        torch.testing.assert_close(head.nll(hidden, targets), in_parts, **tolerance)
 
 
-@pytest.mark.parametrize("alphabet", [TINY, BYTES, Alphabet(4, 3)], ids=str)
-def test_the_folded_head_is_the_head(alphabet: Alphabet) -> None:
+@pytest.mark.parametrize("vocabulary", [TINY, BYTES, Vocabulary(4, 3)], ids=str)
+def test_the_folded_head_is_the_head(vocabulary: Vocabulary) -> None:
     torch.manual_seed(0)
-    head, hidden = DepthHead(8, alphabet), torch.randn(5, 8)
+    head, hidden = DepthHead(8, vocabulary), torch.randn(5, 8)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_(1.0, 0.5)  # gains, too
-    folded, codes = FoldedDepthHead(head), torch.randint(alphabet.codebook_size, (5, alphabet.slots))
-    for slot in range(alphabet.slots):
+    folded, codes = FoldedDepthHead(head), torch.randint(vocabulary.codebook_size, (5, vocabulary.slots))
+    for slot in range(vocabulary.slots):
         got = folded.slot_logits(hidden, codes[:, :slot])
         assert not got.requires_grad
         torch.testing.assert_close(got, head.slot_logits(hidden, codes[:, :slot]).detach(), atol=1e-4, rtol=1e-5)
 
 
 def test_what_is_not_scored_costs_nothing() -> None:
-    nothing = torch.full((4, 2), NOTHING)
+    nothing = torch.full((4, 2), IGNORED)
     for head in (DepthHead(8, TINY), ParallelHead(8, TINY)):
-        assert head.nats(torch.randn(4, 8), nothing).tolist() == [0, 0, 0, 0]
+        assert head.nll(torch.randn(4, 8), nothing).tolist() == [0, 0, 0, 0]
 
 
 def test_eos_is_the_class_after_the_codes_and_bos_is_no_target() -> None:
     ids = torch.tensor([[TINY.bos] * 2, [2, 1], [TINY.eos] * 2])
     tokens = Tokens(ids, Packing.from_lengths(torch.tensor([3])), TINY)
-    assert targets_of(tokens).tolist() == [[NOTHING, NOTHING], [2, 1], [3, NOTHING]]
+    assert targets_of(tokens).tolist() == [[IGNORED, IGNORED], [2, 1], [3, IGNORED]]
     assert torch.equal(tokens.ids, ids)
 
 

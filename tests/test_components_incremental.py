@@ -71,7 +71,7 @@ def test_steps_of_any_size_equal_one_forward_pass(shape: str, data: st.DataObjec
             taken.append(len(right))
         bytes_, lengths = chunk_of(parts)
         after = state.read(torch.tensor(rows), bytes_, lengths)
-        state.take_back(torch.tensor(rows), lengths - torch.tensor(taken))
+        state.roll_back(torch.tensor(rows), lengths - torch.tensor(taken))
         for b, count, hidden in zip(rows, taken, after, strict=True):
             torch.testing.assert_close(
                 hidden[:count], expected[b][known[b] + 1 : known[b] + 1 + count], atol=1e-4, rtol=0
@@ -108,11 +108,11 @@ def test_memory_does_not_grow_with_the_text(shape: str) -> None:
 def test_codes_one_after_the_other_equal_one_forward_pass(shape: str) -> None:
     """More of them than the rings hold, past all levels; from the middle on one row less, as where a text ends."""
     model, count = model_of(shape), 40
-    alphabet, random_ = model.top.alphabet, random.Random(0)
+    vocabulary, random_ = model.top.vocabulary, random.Random(0)
     known, more = (
         torch.tensor(
             [
-                [[random_.randrange(alphabet.codebook_size) for _ in range(alphabet.slots)] for _ in range(n)]
+                [[random_.randrange(vocabulary.codebook_size) for _ in range(vocabulary.slots)] for _ in range(n)]
                 for _ in range(3)
             ]
         )
@@ -127,12 +127,12 @@ def test_codes_one_after_the_other_equal_one_forward_pass(shape: str) -> None:
         if m == count // 2:
             rows, steps = every[1:], CodeSteps(state, every[1:], count - m)
         contexts.append(steps.read(more[rows, m]))
-    bos = torch.full((3, 1, alphabet.slots), alphabet.bos)
+    bos = torch.full((3, 1, vocabulary.slots), vocabulary.bos)
     ids = torch.cat([bos, known, more, more[:, :1]], dim=1)  # what stands in the last place changes nothing there
     packing = Packing.from_lengths(torch.full((3,), ids.shape[1]))
-    vectors = model.levels[-1].compressor.quantizer.decode(ids.flatten(0, 1).clamp(max=alphabet.codebook_size - 1))
-    vectors = vectors.masked_fill(ids.flatten(0, 1)[:, :1] >= alphabet.codebook_size, 0.0)
-    expected = model.top(Tokens(ids.flatten(0, 1), packing, alphabet, vectors)).view(3, ids.shape[1], -1)
+    vectors = model.levels[-1].compressor.quantizer.decode(ids.flatten(0, 1).clamp(max=vocabulary.codebook_size - 1))
+    vectors = vectors.masked_fill(ids.flatten(0, 1)[:, :1] >= vocabulary.codebook_size, 0.0)
+    expected = model.top(Tokens(ids.flatten(0, 1), packing, vocabulary, vectors)).view(3, ids.shape[1], -1)
     for m, context in enumerate(contexts):
         torch.testing.assert_close(context, expected[3 - len(context) :, 4 + m], atol=1e-4, rtol=0)
 

@@ -11,22 +11,22 @@ from torch import Tensor
 from abstractinator.components.match_model import MatchMemory, MatchModel
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_hash import ngram_hashes, token_hash
-from abstractinator.components.tokens import BYTES, Alphabet, Tokens
+from abstractinator.components.tokens import BYTES, Vocabulary, Tokens
 
-CODES = Alphabet(4, 2)
+CODES = Vocabulary(4, 2)
 SIZES = (1, 3)
 WINDOW = 6
 rows_of_tokens = st.lists(st.lists(st.integers(0, 2), max_size=14), min_size=1, max_size=3).filter(any)
 
 
-def model_of(alphabet: Alphabet) -> MatchModel:
+def model_of(vocabulary: Vocabulary) -> MatchModel:
     torch.manual_seed(0)
-    return MatchModel(alphabet, 5, SIZES, WINDOW, 3)
+    return MatchModel(vocabulary, 5, SIZES, WINDOW, 3)
 
 
-def tokens_of(rows: list[list[int]], alphabet: Alphabet) -> Tokens:
-    ids = torch.tensor([[value] * alphabet.slots for row in rows for value in row])
-    return Tokens(ids, Packing.from_lengths(torch.tensor([len(row) for row in rows])), alphabet)
+def tokens_of(rows: list[list[int]], vocabulary: Vocabulary) -> Tokens:
+    ids = torch.tensor([[value] * vocabulary.slots for row in rows for value in row])
+    return Tokens(ids, Packing.from_lengths(torch.tensor([len(row) for row in rows])), vocabulary)
 
 
 def ngrams_of(tokens: Tokens) -> Tensor:
@@ -45,15 +45,15 @@ def naive(row: list[int], t: int, size: int) -> int | None:
     return row[ends[-1] + 1] if ends and t - ends[-1] <= WINDOW else None
 
 
-@pytest.mark.parametrize("alphabet", [BYTES, CODES], ids=["bytes", "codes"])
+@pytest.mark.parametrize("vocabulary", [BYTES, CODES], ids=["bytes", "codes"])
 @settings(max_examples=80)
 @given(rows=rows_of_tokens)
-def test_it_finds_what_followed_last_time(alphabet: Alphabet, rows: list[list[int]]) -> None:
-    model, tokens = model_of(alphabet), tokens_of(rows, alphabet)
+def test_it_finds_what_followed_last_time(vocabulary: Vocabulary, rows: list[list[int]]) -> None:
+    model, tokens = model_of(vocabulary), tokens_of(rows, vocabulary)
     found = model.followers(tokens, ngrams_of(tokens))
     wanted = [[naive(row, t, size) for size in SIZES] for row in rows for t in range(len(row))]
-    none = alphabet.size
-    expected = [[[none if x is None else x] * alphabet.slots for x in each] for each in wanted]
+    none = vocabulary.size
+    expected = [[[none if x is None else x] * vocabulary.slots for x in each] for each in wanted]
     assert found.tolist() == expected
     assert model(tokens, ngrams_of(tokens)).shape == (len(wanted), 5)
 
@@ -76,7 +76,7 @@ def test_steps_find_the_same_whatever_was_taken_back(rows: list[list[int]], data
                 after = tokens_of([row[:start] + future], CODES)
                 positions = torch.arange(start, start + len(future))[None]
                 new = slice(start, start + len(future))
-                found = memory.enter(torch.tensor([b]), positions, after.ids[new][None], ngrams_of(after)[new][None])
+                found = memory.append(torch.tensor([b]), positions, after.ids[new][None], ngrams_of(after)[new][None])
             assert torch.equal(found[0], expected[offset + start : offset + start + count])
             start += count
 
@@ -87,7 +87,7 @@ def test_the_window_ends_where_it_says(gap: int, follower: int) -> None:
     assert model.followers(tokens, ngrams_of(tokens))[-1, 0].tolist() == [follower] * CODES.slots
     memory = MatchMemory(model, 1, gap + 1, torch.device("cpu"))
     positions = torch.arange(gap + 1)[None]
-    found = memory.enter(torch.tensor([0]), positions, tokens.ids[None], ngrams_of(tokens)[None])
+    found = memory.append(torch.tensor([0]), positions, tokens.ids[None], ngrams_of(tokens)[None])
     assert found[0, -1, 0].tolist() == [follower] * CODES.slots
 
 

@@ -108,7 +108,7 @@ def test_who_follows_the_rate_makes_codes_that_the_top_finds_cheaper() -> None:
         tokens = pack_bytes(rows)
         compressed = model.compress(tokens)
         contexts = model.predict(tokens, compressed)[1]
-        prices.append(float(model.top.nats(contexts[-1], compressed[-1].codes).mean().detach()))
+        prices.append(float(model.top.nll(contexts[-1], compressed[-1].codes).mean().detach()))
         optimizer.zero_grad()
         (model._rate(contexts[-1], compressed[-1]) / compressed[-1].codes.packing.total).backward()
         optimizer.step()
@@ -120,4 +120,4 @@ def test_mended_codes_have_no_lattice() -> None:
     model, tokens = tiny_model("information"), pack_bytes(ROWS)
     with torch.no_grad():
         assert model.compress(tokens)[-1].encoded.quantized.lattice is not None
-        assert model.compress(tokens, mend=True)[-1].encoded.quantized.lattice is None
+        assert model.compress(tokens, repair=True)[-1].encoded.quantized.lattice is None

@@ -24,8 +24,8 @@ from abstractinator.components.hierarchical.segmentation import (
     distinct_segments,
 )
 from abstractinator.components.packing import Packing
-from abstractinator.components.tokens import BYTES, Alphabet, Tokens, pack_bytes
-from abstractinator.evaluation.held_out import bytes_back
+from abstractinator.components.tokens import BYTES, Vocabulary, Tokens, pack_bytes
+from abstractinator.evaluation.held_out import reconstructed_bytes
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 rows_of_bytes = st.lists(st.binary(max_size=20), min_size=1, max_size=4)
@@ -105,10 +105,10 @@ def test_parts_of_all_lengths_and_all_bytes_occur_in_training() -> None:
 
 
 def test_parts_of_codes_have_the_vectors_of_their_codes() -> None:
-    alphabet = Alphabet(8, 2)
+    vocabulary = Vocabulary(8, 2)
     ids = torch.randint(8, (40, 2))
     table = torch.randn(8, 8, 3)
-    tokens = Tokens(ids, Packing.from_lengths(torch.tensor([40])), alphabet, table[ids[:, 0], ids[:, 1]])
+    tokens = Tokens(ids, Packing.from_lengths(torch.tensor([40])), vocabulary, table[ids[:, 0], ids[:, 1]])
     segmenter = Segmenter(SegmentationConfig(rule="fixed", target_tokens_per_code=4, max_tokens_per_code=4))
     torch.manual_seed(0)
     more = with_parts(distinct_segments(tokens, segmenter(tokens, None)))
@@ -118,7 +118,7 @@ def test_parts_of_codes_have_the_vectors_of_their_codes() -> None:
 
 def errors(level: Level, compressed: Compressed) -> Tensor:
     """(S,) tokens of each segment that do not come back from its codes' ids."""
-    vectors = level.compressor.quantizer.decode(compressed.codes.ids.clamp(max=compressed.codes.alphabet.eos - 2))
+    vectors = level.compressor.quantizer.decode(compressed.codes.ids.clamp(max=compressed.codes.vocabulary.eos - 2))
     return level.expander.errors(vectors, compressed.tokens, compressed.segments)
 
 
@@ -128,20 +128,20 @@ def test_what_does_not_come_back_is_cut_and_nothing_else(kind: Kind) -> None:
     level = model.levels[0]
     known, unknown = bytes(rows[0, 1:].tolist()), bytes(rows[1, 1:].tolist())[::-1]
     tokens = pack_bytes(rows_of([known[:80] + unknown[:80], unknown[80:120] + known[80:120]]))
-    whole, mended = (level.compress(tokens, mend=mend) for mend in (False, True))
-    assert torch.equal(mended.tokens.ids, tokens.ids)
+    whole, repaired = (level.compress(tokens, repair=repair) for repair in (False, True))
+    assert torch.equal(repaired.tokens.ids, tokens.ids)
     # As searched codes: each segment that is still there has those, whatever was cut beside it.
-    again = level.compressor.encode(tokens, mended.segments, level.expander)
-    assert torch.equal(mended.codes.ids, again.codes.ids)
-    plain = ~mended.codes.special
-    decoded = level.compressor.quantizer.decode(mended.codes.ids[plain])
-    torch.testing.assert_close(mended.codes.vectors[plain], decoded)
+    again = level.compressor.encode(tokens, repaired.segments, level.expander)
+    assert torch.equal(repaired.codes.ids, again.codes.ids)
+    plain = ~repaired.codes.special
+    decoded = level.compressor.quantizer.decode(repaired.codes.ids[plain])
+    torch.testing.assert_close(repaired.codes.vectors[plain], decoded)
 
-    wrong = (errors(level, mended) > 0) & plain
-    assert (mended.segments.lengths[wrong] == 1).all()
+    wrong = (errors(level, repaired) > 0) & plain
+    assert (repaired.segments.lengths[wrong] == 1).all()
     searched = level.compressor.encode(tokens, whole.segments, level.expander)
     lost = (errors(level, replace(whole, encoded=searched)) > 0) & ~whole.codes.special & (whole.segments.lengths > 1)
-    starts = (mended.segments.offsets == 0).nonzero()[:, 0]
+    starts = (repaired.segments.offsets == 0).nonzero()[:, 0]
     pieces = torch.bincount(whole.segments.of_token[starts], minlength=len(lost))
     assert torch.equal(pieces > 1, lost)
     assert 10 < lost.sum() < len(lost) - 10
@@ -152,9 +152,9 @@ def test_what_does_not_come_back_is_cut_and_nothing_else(kind: Kind) -> None:
 def test_every_level_mends_its_own_tokens(shape: str) -> None:
     model = tiny_model(shape)
     tokens = pack_bytes(rows_of([random_text(random.Random(seed), 40) for seed in range(4)]))
-    own, mended = (model.compress(tokens, mend=mend) for mend in (False, True))
+    own, repaired = (model.compress(tokens, repair=repair) for repair in (False, True))
     lower = tokens
-    for level, before, after in zip(model.levels, own, mended, strict=True):
+    for level, before, after in zip(model.levels, own, repaired, strict=True):
         assert torch.equal(after.tokens.ids, lower.ids)
         wrong = (errors(level, after) > 0) & ~after.codes.special
         assert (after.segments.lengths[wrong] == 1).all()
@@ -165,7 +165,7 @@ def test_every_level_mends_its_own_tokens(shape: str) -> None:
 def test_codes_are_not_mended_while_codebooks_move() -> None:
     model = tiny_model("fixed").train()
     with pytest.raises(ValueError, match="eval"):
-        model.compress(pack_bytes(rows_of([b"text"])), mend=True)
+        model.compress(pack_bytes(rows_of([b"text"])), repair=True)
 
 
 def test_training_learns_parts_and_no_likelihood_counts_them() -> None:
@@ -181,7 +181,7 @@ def test_training_learns_parts_and_no_likelihood_counts_them() -> None:
     assert parts.sum() > 10
     assert not (still.compressed[0].encoded.distinct.counts == 0).any()
     # What parts add to what is trained: their nats, as those of segments that occur once.
-    nats = model.levels[0].reconstruction_nats(learning.compressed[0])
+    nats = model.levels[0].reconstruction_nll(learning.compressed[0])
     counts = distinct.counts[~parts].float()
     share = nats[parts].sum() * counts.sum() / counts.sqrt().sum() / learning.bytes
     difference = model.config.reconstruction_loss_weight * share
@@ -194,7 +194,7 @@ def test_more_of_an_unknown_text_comes_back_from_its_parts(kind: Kind) -> None:
     unknown = rows[:, 1:].flip(1)[:8]
     tokens = pack_bytes(unknown[:, (unknown != BYTES.pad).all(0)])
     back = []
-    for mend in (False, True):
-        level = model.compress(tokens, mend=mend)[0]
-        back.append(float(bytes_back(model, level.codes, tokens, level.segments.of_token).float().mean()))
+    for repair in (False, True):
+        level = model.compress(tokens, repair=repair)[0]
+        back.append(float(reconstructed_bytes(model, level.codes, tokens, level.segments.of_token).float().mean()))
     assert back[1] > back[0] + 0.2

@@ -18,7 +18,7 @@ from abstractinator.components.hierarchical.segmentation import (
     is_spacelike,
 )
 from abstractinator.components.packing import Packing
-from abstractinator.components.tokens import BYTES, Alphabet, Tokens
+from abstractinator.components.tokens import BYTES, Vocabulary, Tokens
 
 RULES = ("information", "increase", "threshold", "both", "fixed", "whitespace")
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -186,7 +186,7 @@ def test_distinct_segments_are_the_set_of_segments(rows: list[Row], longest: int
 
 def test_segments_of_equal_codes_in_other_slots_are_distinct() -> None:
     ids = torch.tensor([[1, 2], [3, 4], [2, 1], [4, 3], [3, 4], [1, 2], [1, 2], [3, 4]])
-    tokens = Tokens(ids, Packing.from_lengths(torch.tensor([8])), Alphabet(8, 2), torch.randn(8, 3))
+    tokens = Tokens(ids, Packing.from_lengths(torch.tensor([8])), Vocabulary(8, 2), torch.randn(8, 3))
     segments = Segmenter(SegmentationConfig(rule="fixed", target_tokens_per_code=2, max_tokens_per_code=2))
     distinct = distinct_segments(tokens, segments(tokens, None))
     assert len(distinct.counts) == 3
@@ -252,4 +252,4 @@ def test_a_wrong_configuration_is_refused(wrong: dict[str, object]) -> None:
 def test_whitespace_is_refused_above_the_bytes() -> None:
     check_rule("whitespace", BYTES)
     with pytest.raises(ValueError, match="whitespace"):
-        check_rule("whitespace", Alphabet(512, 3))
+        check_rule("whitespace", Vocabulary(512, 3))

@@ -31,7 +31,7 @@ def test_many_rows_are_not_drafted_till_few_are_left() -> None:
         state.prefill([b"the cat sat on the "] * many)
         drafts = Drafts(model, state, many)
         assert drafts.propose(rows, [109] * many) == [b""] * many
-        drafts.came_true(0, 109, b"")
+        drafts.accept(0, 109, b"")
         assert not any(plan.candidates or plan.since for plan in drafts.plans)
         state.keep(rows[:few])
         drafts.keep(list(range(few)))

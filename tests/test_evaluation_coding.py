@@ -101,20 +101,20 @@ def _code_top(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: i
     def known() -> Tokens:
         packing = Packing.from_lengths(torch.tensor([len(ids)]))
         vectors = vectors_of(model.levels[-1], ids)
-        return Tokens(ids, packing, top.alphabet, vectors)
+        return Tokens(ids, packing, top.vocabulary, vectors)
 
     for place in range(tree.firsts[-1], codes):
-        true = tree.ids[-1][place].tolist() if isinstance(coder, Encoder) else [None] * top.alphabet.slots
-        ids = torch.cat([ids, torch.zeros(1, top.alphabet.slots, dtype=torch.int64)])
+        true = tree.ids[-1][place].tolist() if isinstance(coder, Encoder) else [None] * top.vocabulary.slots
+        ids = torch.cat([ids, torch.zeros(1, top.vocabulary.slots, dtype=torch.int64)])
         context = top(known())[-1:]  # what stands at a place does not enter the context before it
-        for slot in range(top.alphabet.slots):
+        for slot in range(top.vocabulary.slots):
             ids[place, slot] = coder.symbol(top.head.slot_logits(context, ids[place:, :slot])[0], true[slot])
     return known()
 
 
 def _code_level(level: Level, coder: Coder, tree: Tree, i: int, codes: Tokens) -> Tokens:
     """The tokens of every segment given its code, place by place, to its end."""
-    expander, size = level.expander, level.compressor.alphabet.codebook_size
+    expander, size = level.expander, level.compressor.vocabulary.codebook_size
     hidden = expander.places(vectors_of(level, codes.ids))
     slots = [slot.view(len(hidden), expander.longest, -1) for slot in expander.head.logits(hidden.flatten(0, 1))]
     rows: list[list[int]] = []
@@ -136,7 +136,7 @@ def _code_level(level: Level, coder: Coder, tree: Tree, i: int, codes: Tokens) -
                 others = [coder.symbol(slots[q][segment, place], symbols[q]) for q in range(1, len(slots))]
                 rows.append([first, *others])
         lengths.append(len(rows) - start)
-    return Tokens(torch.tensor(rows), Packing.from_lengths(torch.tensor([len(rows)])), level.compressor.alphabet)
+    return Tokens(torch.tensor(rows), Packing.from_lengths(torch.tensor([len(rows)])), level.compressor.vocabulary)
 
 
 @pytest.mark.parametrize("context", [b"", TEXT[:9], TEXT[:21]], ids=len)

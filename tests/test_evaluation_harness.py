@@ -121,7 +121,7 @@ def test_the_harness_s_own_models_work_beside_ours(tmp_path: Path, tasks: str, c
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<end>"]
+    symbols = [*sorted(pre_tokenizers.ByteLevel.vocabulary()), "<end>"]
     tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(tmp_path / "gpt")

@@ -12,8 +12,8 @@ from tiny_models import padded, tiny_model
 
 from abstractinator.components.hierarchical.hierarchical_autoencoder import Decompressed
 from abstractinator.components.packing import Packing
-from abstractinator.components.tokens import BYTES, Alphabet, Tokens, pack_bytes
-from abstractinator.evaluation.held_out import bytes_back, evaluate_held_out
+from abstractinator.components.tokens import BYTES, Vocabulary, Tokens, pack_bytes
+from abstractinator.evaluation.held_out import reconstructed_bytes, evaluate_held_out
 
 BOS, EOS = BYTES.bos, BYTES.eos
 SEGMENTS: list[list[int]] = [[BOS], [*b"abc"], [*b"de"], [EOS]]
@@ -28,14 +28,14 @@ def back(decoded: list[list[int]]) -> str:
     not."""
     tokens = packed(SEGMENTS)
     code_of_byte = torch.tensor([s for s, segment in enumerate(SEGMENTS) for _ in segment])
-    codes = Tokens(torch.zeros(len(SEGMENTS), 1).long(), Packing.from_lengths(torch.tensor([4])), Alphabet(16))
+    codes = Tokens(torch.zeros(len(SEGMENTS), 1).long(), Packing.from_lengths(torch.tensor([4])), Vocabulary(16))
     model: Any = SimpleNamespace(
         decompress=lambda _: Decompressed(
             packed(decoded),
             torch.tensor([s for s, segment in enumerate(decoded) for _ in segment]),
         )
     )
-    return "".join("+" if right else "-" for right in bytes_back(model, codes, tokens, code_of_byte))
+    return "".join("+" if right else "-" for right in reconstructed_bytes(model, codes, tokens, code_of_byte))
 
 
 @pytest.mark.parametrize(

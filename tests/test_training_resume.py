@@ -249,11 +249,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     level = config.model.levels[0]
     # A window has no weights: the checkpoint would load, and mean something else.
     predictor = dataclasses.replace(level.expander.predictor, window=3)
-    expander = dataclasses.replace(level.expander, place_width=9, predictor=predictor)
+    expander = dataclasses.replace(level.expander, position_width=9, predictor=predictor)
     other = dataclasses.replace(config.model, levels=(dataclasses.replace(level, expander=expander),))
     with pytest.raises(CheckpointError) as caught:
         train(dataclasses.replace(config, model=other, resume_from_checkpoint="latest"))
-    assert "model.levels.0.expander.place_width" in str(caught.value)
+    assert "model.levels.0.expander.position_width" in str(caught.value)
     assert "model.levels.0.expander.predictor.window" in str(caught.value)
     assert names_in(tmp_path / "checkpoints") == ["checkpoint_step2.pt", "summary.json"]
 

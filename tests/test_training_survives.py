@@ -68,7 +68,7 @@ def test_a_measurement_that_fails_loses_no_step(tmp_path: Path, monkeypatch: pyt
 def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
     config = tiny_experiment(tmp_path, max_steps=1)
     train(config)
-    with checkpoint.sole_use(config.checkpoint_dir), pytest.raises(CheckpointError, match=r"another.*checkpoint_dir="):
+    with checkpoint.lock(config.checkpoint_dir), pytest.raises(CheckpointError, match=r"another.*checkpoint_dir="):
         train(config)
     assert names_in(tmp_path / "checkpoints") == ["checkpoint_step1.pt", "summary.json"]
     train(config)

@@ -64,7 +64,7 @@ def tiny_level(rule: str, kind: str) -> LevelConfig:
     expander = ExpanderConfig(
         layers=1,
         mlp_width=16,
-        place_width=8,
+        position_width=8,
         predictor=tiny_transformer(layers=2, window=4),
         ngram_sizes=(2, 3),
         ngram_rows=64,

@@ -27,7 +27,7 @@ def untrained(kind: Kind) -> HierarchicalAutoencoder:
         mlp_width=96,
         value_width=12,
     )
-    expander = dataclasses.replace(level.expander, mlp_width=128, place_width=32)
+    expander = dataclasses.replace(level.expander, mlp_width=128, position_width=32)
     return HierarchicalAutoencoder(
         ModelConfig(
             levels=(dataclasses.replace(level, compressor=compressor, expander=expander),),

@@ -82,7 +82,7 @@ def check_writable(folder: str | Path) -> None:
 
 
 @contextmanager
-def sole_use(folder: str | Path) -> Iterator[None]:
+def lock(folder: str | Path) -> Iterator[None]:
     """Keeps other trainings out of a folder of checkpoints, until the block or the process ends, however it ends.
 
     Raises CheckpointError where one is at work there.

@@ -226,13 +226,13 @@ def _info(options: argparse.Namespace) -> int:
     print(f"  seconds     {payload['seconds']:.0f}")
     print(f"  parameters  {sum(p.numel() for p in model.parameters()):,}")
     for number, level in enumerate(model.levels, 1):
-        segmentation, alphabet = level.compressor.config.segmentation, level.compressor.code_alphabet
+        segmentation, vocabulary = level.compressor.config.segmentation, level.compressor.code_vocabulary
         threshold = (
             f" at {float(level.compressor.segmenter.threshold):.3f} nats" if level.compressor.entropy_model else ""
         )
         print(
             f"  level {number}     {segmentation.rule}{threshold}, at most {segmentation.max_tokens_per_code} tokens a "
-            f"code; {alphabet.slots} × {alphabet.codebook_size} {level.compressor.config.quantizer.kind} codes"
+            f"code; {vocabulary.slots} × {vocabulary.codebook_size} {level.compressor.config.quantizer.kind} codes"
         )
     top = config["model"]["top_transformer_config"]["transformer"]
     print(f"  top         {top['layers']} layers, {top['width']} wide, window {top['window']} codes")

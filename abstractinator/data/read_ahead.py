@@ -40,12 +40,12 @@ class ReadAhead:
         return self._loader.state_dict() if self._state is None else self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.let_go()
+        self.close()
         self._loader.load_state_dict(state)
         self._state = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        self.let_go()
+        self.close()
         batches = iter(self._loader)  # a position of other data is refused here
         self._state = self._loader.state_dict()
         return self._given_out(batches)
@@ -81,7 +81,7 @@ class ReadAhead:
             last = (None, None, error)
         _put(ready, last, over)
 
-    def let_go(self, timeout: float | None = None) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Ends the iterator that is open, if one is, and waits until its thread is done with the loader, `timeout`
         seconds at most."""
         self._over.set()
@@ -96,7 +96,7 @@ _ALL: WeakSet[ReadAhead] = WeakSet()
 def _end_threads() -> None:
     """A thread that Python's end tears out of torch's code aborts the process; one that hangs must not hold it."""
     for loader in _ALL:
-        loader.let_go(_PATIENCE)
+        loader.close(_PATIENCE)
 
 
 _Read = tuple[Tensor | None, dict[str, Any] | None, BaseException | None]

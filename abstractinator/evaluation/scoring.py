@@ -120,10 +120,10 @@ def two_part_scores(model: HierarchicalAutoencoder, passages: Sequence[Passage])
 
     codes = compressed[-1].codes
     code = torch.arange(codes.packing.total, device=device)  # (S,) the highest code of every segment, from the top down
-    nats = _sum_from(model.top.nats(contexts[-1], codes), code, codes.packing.rows, first_code)
+    nats = _sum_from(model.top.nll(contexts[-1], codes), code, codes.packing.rows, first_code)
     for i in reversed(range(len(compressed))):
         level = compressed[i]
-        of_segment = model.levels[i].reconstruction_nats(level)[level.encoded.distinct.of_segment]
+        of_segment = model.levels[i].reconstruction_nll(level)[level.encoded.distinct.of_segment]
         nats = nats + _sum_from(of_segment, code, level.segments.packing.rows, first_code)
         code = code[level.segments.of_token]
     exact = scores_from_logits(logits, passages)

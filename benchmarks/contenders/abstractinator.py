@@ -90,7 +90,7 @@ def model_config(width: int, tables: float) -> ModelConfig:
     expander = replace(
         level.expander,
         mlp_width=_scaled(level.expander.mlp_width, width),
-        place_width=_scaled(level.expander.place_width, width),
+        position_width=_scaled(level.expander.position_width, width),
         predictor=transformer(level.expander.predictor),
         **table(level.expander),
     )

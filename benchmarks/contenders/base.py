@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abstractinator.components.token_head import NOTHING
+from abstractinator.components.token_head import IGNORED
 from abstractinator.data import ByteTokenizer, Corpus
 
 _HEAD_WIDTH = 64
@@ -105,12 +105,12 @@ def predicted_bytes(rows: Tensor) -> int:
 
 
 def targets_of(rows: Tensor) -> Tensor:
-    """(B, N) → (B, N - 1) what is predicted at each position but the last; NOTHING for BOS and PAD."""
+    """(B, N) → (B, N - 1) what is predicted at each position but the last; IGNORED for BOS and PAD."""
     targets = rows[:, 1:]
-    return targets.masked_fill((targets == ByteTokenizer.BOS) | (targets == ByteTokenizer.PAD), NOTHING)
+    return targets.masked_fill((targets == ByteTokenizer.BOS) | (targets == ByteTokenizer.PAD), IGNORED)
 
 
-def nats_of(logits: Tensor, rows: Tensor) -> tuple[Tensor, int]:
+def nll_of(logits: Tensor, rows: Tensor) -> tuple[Tensor, int]:
     """Logits (B, N - 1, V) of the token after each of (B, N) but the last → sum of −log p, and over how many bytes."""
     nats = F.cross_entropy(logits.float().flatten(0, 1), targets_of(rows).flatten(), reduction="sum")
     return nats, predicted_bytes(rows)

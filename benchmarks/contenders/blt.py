@@ -18,7 +18,7 @@ from benchmarks.contenders.base import (
     Contender,
     Setting,
     closest_width,
-    nats_of,
+    nll_of,
     parameters_on_meta,
     prompt_rows,
     stream_by_rereading,
@@ -45,7 +45,7 @@ class Blt(Contender):
         return closest_width(_without_tables, round(setting.parameters * (1 - _HASHED)), 8)
 
     def nats(self, rows: Tensor) -> tuple[Tensor, int]:
-        return nats_of(self._logits(rows[:, :-1]), rows)
+        return nll_of(self._logits(rows[:, :-1]), rows)
 
     def positions(self, rows: Tensor) -> int:
         starts = patch_starts(rows)[:, : rows.shape[1] - 1]

@@ -1,6 +1,6 @@
 """What most people would train: transformers' LlamaForCausalLM over a byte-pair encoding of the same text.
 
-The encoding is of bytes (each is a letter of the alphabet), so any row can be written in it, and nats of tokens are
+The encoding is of bytes (each is a letter of the vocabulary), so any row can be written in it, and nats of tokens are
 nats of bytes. A row's first byte, which nobody predicts, stays a token of its own. Letters: B rows, N tokens a row.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from abstractinator.atomic_file import whole_file
-from abstractinator.components.token_head import NOTHING
+from abstractinator.atomic_file import atomic_write
+from abstractinator.components.token_head import IGNORED
 from abstractinator.data import ByteTokenizer
 from benchmarks.contenders.base import (
     Contender,
@@ -79,7 +79,7 @@ class BpeLlama(Contender):
         lengths = torch.tensor([len(row) for row in encoded], device=rows.device)
         targets = ids[:, 1:]
         behind = torch.arange(1, longest, device=rows.device) >= lengths[:, None]
-        targets = targets.masked_fill(behind | (targets == self.tokens), NOTHING)
+        targets = targets.masked_fill(behind | (targets == self.tokens), IGNORED)
         logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
         nats = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
         return nats, predicted_bytes(rows)
@@ -160,7 +160,7 @@ def byte_pairs(setting: Setting, tokens: int) -> Tokenizer:
     )
     bpe.train_from_iterator(_texts(setting), trainer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         bpe.save(str(temporary))
     return bpe
 

@@ -16,7 +16,7 @@ from benchmarks.contenders.base import (
     Setting,
     fitting_width,
     heads_for,
-    nats_of,
+    nll_of,
     parameters_on_meta,
     prompt_rows,
     read_tokens,
@@ -50,7 +50,7 @@ class FlatWindow(Contender):
         read = rows[:, :-1]
         packing = Packing.from_lengths(torch.full((len(read),), read.shape[1], device=read.device))
         x = self.transformer(self.embedding(read).flatten(0, 1), packing)
-        return nats_of(self.to_logits(x).view(*read.shape, -1), rows)
+        return nll_of(self.to_logits(x).view(*read.shape, -1), rows)
 
     def positions(self, rows: Tensor) -> int:
         return read_tokens(rows)

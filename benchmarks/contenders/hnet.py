@@ -16,7 +16,7 @@ from benchmarks.contenders.base import (
     Contender,
     Setting,
     fitting_width,
-    nats_of,
+    nll_of,
     parameters_on_meta,
     prompt_rows,
     sample_bytes,
@@ -50,11 +50,11 @@ class HNetBytes(Contender):
         return fitting_width(lambda width: parameters_on_meta(lambda: cls(width, setting)), setting.parameters)
 
     def nats(self, rows: Tensor) -> tuple[Tensor, int]:
-        return nats_of(self._read(rows[:, :-1])[0], rows)
+        return nll_of(self._read(rows[:, :-1])[0], rows)
 
     def learn(self, rows: Tensor, done: float, first: bool) -> int:
         logits, found = self._read(rows[:, :-1])
-        nats, bytes_ = nats_of(logits, rows)
+        nats, bytes_ = nll_of(logits, rows)
         (nats / max(bytes_, 1) + found.loss).backward()
         return bytes_
 

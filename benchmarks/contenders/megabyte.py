@@ -13,7 +13,7 @@ from benchmarks.contenders.base import (
     Contender,
     Setting,
     fitting_width,
-    nats_of,
+    nll_of,
     parameters_on_meta,
     prompt_rows,
     read_tokens,
@@ -49,7 +49,7 @@ class Megabyte(Contender):
         return fitting_width(lambda width: parameters_on_meta(lambda: cls(width, setting)), setting.parameters)
 
     def nats(self, rows: Tensor) -> tuple[Tensor, int]:
-        return nats_of(self.model(rows[:, :-1]), rows)
+        return nll_of(self.model(rows[:, :-1]), rows)
 
     def positions(self, rows: Tensor) -> int:
         return sum(-(-read_tokens(row[None]) // _PATCH) for row in rows)  # of each row by itself

@@ -26,9 +26,9 @@ from abstractinator.components.hierarchical.segmentation import (
     distinct_segments,
     take_segments,
 )
-from abstractinator.components.packing import rows_at
+from abstractinator.components.packing import gather_rows
 from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
-from abstractinator.components.tokens import Alphabet, Tokens
+from abstractinator.components.tokens import Vocabulary, Tokens
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 
@@ -81,14 +81,14 @@ class Compressed:
     """What a compressor makes of its tokens.
 
     tokens: those that went in. segments: how they were cut. entropies: (T,) or None where the rule needs
-    none. entropy_nats: (T,) −log p of the entropy model, None where it does not learn: without one, once it is
+    none. entropy_nll: (T,) −log p of the entropy model, None where it does not learn: without one, once it is
     frozen, and without gradients. encoded: the codes.
     """
 
     tokens: Tokens
     segments: Segments
     entropies: Tensor | None
-    entropy_nats: Tensor | None
+    entropy_nll: Tensor | None
     encoded: Encoded
 
     @property
@@ -109,19 +109,19 @@ class ByteSegmentCompressor(nn.Module):
 
     frozen: Tensor
 
-    def __init__(self, config: CompressorConfig, alphabet: Alphabet, vector_width: int = 0) -> None:
+    def __init__(self, config: CompressorConfig, vocabulary: Vocabulary, vector_width: int = 0) -> None:
         super().__init__()
-        self.config, self.alphabet = config, alphabet
-        self.code_alphabet = Alphabet(config.quantizer.codebook_size, config.quantizer.codes_per_segment)
-        check_rule(config.segmentation.rule, alphabet)
+        self.config, self.vocabulary = config, vocabulary
+        self.code_vocabulary = Vocabulary(config.quantizer.codebook_size, config.quantizer.codes_per_segment)
+        check_rule(config.segmentation.rule, vocabulary)
         longest = config.segmentation.max_tokens_per_code
         self.segmenter = Segmenter(config.segmentation)
         self.entropy_model = (
-            EntropyModel(config.entropy_model, alphabet, vector_width)
+            EntropyModel(config.entropy_model, vocabulary, vector_width)
             if config.segmentation.rule in ENTROPY_RULES
             else None
         )
-        self.embedding = TokenEmbedding(alphabet, config.value_width, vector_width=vector_width)
+        self.embedding = TokenEmbedding(vocabulary, config.value_width, vector_width=vector_width)
         self.place = nn.Embedding(longest, config.value_width)
         self.pool = LearnedQueryAttention(config.value_width, longest, config.value_width)
         self.length = nn.Embedding(longest + 1, config.width)
@@ -139,12 +139,12 @@ class ByteSegmentCompressor(nn.Module):
         mode, in which codebooks move.
         """
         if expander is not None and self.training:
-            raise ValueError("codes are mended by a model that no longer learns: call model.eval() before")
+            raise ValueError("codes are repaired by a model that no longer learns: call model.eval() before")
         entropies, nats = self.measure(tokens)
         segments = self.segmenter(tokens, entropies)
         if expander is None:
             return Compressed(tokens, segments, entropies, nats, self.encode(tokens, segments))
-        segments, encoded = self._encode_to_come_back(tokens, segments, expander)
+        segments, encoded = self._encode_repaired(tokens, segments, expander)
         return Compressed(tokens, segments, entropies, nats, encoded)
 
     def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
@@ -174,12 +174,12 @@ class ByteSegmentCompressor(nn.Module):
             distinct = with_parts(distinct)
         quantized = self._quantize(distinct.tokens, distinct.segments, expander)
         each = distinct.of_segment
-        vectors = rows_at(quantized.vectors, each)
-        codes = Tokens(quantized.codes[each], segments.packing, self.code_alphabet, vectors)
+        vectors = gather_rows(quantized.vectors, each)
+        codes = Tokens(quantized.codes[each], segments.packing, self.code_vocabulary, vectors)
         return Encoded(codes, distinct, quantized)
 
     @torch.no_grad()
-    def _encode_to_come_back(
+    def _encode_repaired(
         self, tokens: Tokens, segments: Segments, expander: CodeExpander
     ) -> tuple[Segments, Encoded]:
         """Codes of the segments, where those that do not come back are cut in two, and their parts, down to tokens."""
@@ -196,20 +196,20 @@ class ByteSegmentCompressor(nn.Module):
         """(S, Q) the codes of `encode`, for a few segments that need not be compared with each other."""
         first = tokens.ids[segments.first_tokens, :1]
         codes = self.quantizer(self.pooled(tokens, segments)).codes
-        return torch.where(first < self.alphabet.codebook_size, codes, self._special_code(first))
+        return torch.where(first < self.vocabulary.codebook_size, codes, self._special_code(first))
 
     def _quantize(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None) -> Quantized:
         """Segments, S of them, special ones too."""
         first = segments.first_tokens
         special = tokens.special[first]  # (S,)
         plain = (~special).nonzero()[:, 0]
-        quantized = self.quantizer(rows_at(self.pooled(tokens, segments), plain))
+        quantized = self.quantizer(gather_rows(self.pooled(tokens, segments), plain))
         codes, vectors, lattice = quantized.codes, quantized.vectors, quantized.lattice
         if expander is not None:
             lattice = None  # of the codes that were there first
             inside = take_segments(tokens, segments, plain)
             codes, vectors = search_codes(codes, vectors, *inside, self.quantizer, expander)
-        ids = self._special_code(tokens.ids[first, :1]).repeat(1, self.code_alphabet.slots)
+        ids = self._special_code(tokens.ids[first, :1]).repeat(1, self.code_vocabulary.slots)
         ids[plain] = codes
 
         def among_zeros(x: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class ByteSegmentCompressor(nn.Module):
 
     def _special_code(self, token: Tensor) -> Tensor:
         """The number of a special token among the codes."""
-        return token - self.alphabet.codebook_size + self.code_alphabet.codebook_size
+        return token - self.vocabulary.codebook_size + self.code_vocabulary.codebook_size
 
     def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, D) what the quantizer reads: a function of each segment's own tokens."""

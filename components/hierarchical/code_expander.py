@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from abstractinator.components.hierarchical.segmentation import Segments
-from abstractinator.components.incremental.folded import FoldedEmbedding
-from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
-from abstractinator.components.packing import rows_at
+from abstractinator.components.packing import gather_rows
 from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
-from abstractinator.components.token_head import NOTHING, ParallelHead, nats_of
-from abstractinator.components.tokens import Alphabet, NextTokens, Tokens
+from abstractinator.components.token_head import IGNORED, ParallelHead, nll_of
+from abstractinator.components.tokens import Vocabulary, Tokens
 from abstractinator.components.transformer import (
     GroupedLinear,
     ResidualMLP,
@@ -35,14 +33,14 @@ from abstractinator.components.transformer import (
 class ExpanderConfig:
     """Both ways down of one level.
 
-    place_width: P, width of the vector that each place of a segment gets. layers, mlp_width: of the residual
+    position_width: P, width of the vector that each place of a segment gets. layers, mlp_width: of the residual
     SwiGLU blocks that make these vectors, side by side, from a quantized vector. predictor: the transformer over
     tokens that continues them from context. ngram_*, match_*: see TokenEmbedding, for the predictor.
     """
 
     layers: int = 1
     mlp_width: int = 768
-    place_width: int = 64
+    position_width: int = 64
     predictor: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=128, layers=1, heads=4, window=32, mlp_width=320)
     )
@@ -54,7 +52,7 @@ class ExpanderConfig:
     match_width: int = 32
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "place_width", "mlp_width", "ngram_sizes", "ngram_rows", "ngram_width")
+        check_at_least_one(self, "position_width", "mlp_width", "ngram_sizes", "ngram_rows", "ngram_width")
         check_at_least_one(self, "match_sizes", "match_window", "match_width")
         if self.layers < 0:
             raise ValueError(f"layers must be at least 0, not {self.layers}")
@@ -63,7 +61,7 @@ class ExpanderConfig:
 class CodeExpander(nn.Module):
     """Reads quantized vectors, never a table of code indices, so that reconstruction trains the codes.
 
-    alphabet: the lower level's tokens. vector_width: of the quantized vectors read by `decompress`.
+    vocabulary: the lower level's tokens. vector_width: of the quantized vectors read by `decompress`.
     context_width: of the context vectors read by `predict`. longest: L. lower_vector_width: width of the
     lower tokens' own vectors (0 for bytes).
     """
@@ -71,24 +69,24 @@ class CodeExpander(nn.Module):
     def __init__(
         self,
         config: ExpanderConfig,
-        alphabet: Alphabet,
+        vocabulary: Vocabulary,
         vector_width: int,
         context_width: int,
         longest: int,
         lower_vector_width: int = 0,
     ) -> None:
         super().__init__()
-        self.config, self.alphabet, self.longest = config, alphabet, longest
-        places_width = longest * config.place_width
-        self.from_vector = GroupedLinear(vector_width, places_width, groups=longest)
-        self.blocks = nn.Sequential(*(ResidualMLP(places_width, config.mlp_width) for _ in range(config.layers)))
-        self.place_mlp = ResidualMLP(config.place_width, 2 * config.place_width)
-        self.place_norm = RMSNorm(config.place_width)
-        self.head = ParallelHead(config.place_width, alphabet)
+        self.config, self.vocabulary, self.longest = config, vocabulary, longest
+        positions_width = longest * config.position_width
+        self.from_vector = GroupedLinear(vector_width, positions_width, groups=longest)
+        self.blocks = nn.Sequential(*(ResidualMLP(positions_width, config.mlp_width) for _ in range(config.layers)))
+        self.position_mlp = ResidualMLP(config.position_width, 2 * config.position_width)
+        self.position_norm = RMSNorm(config.position_width)
+        self.head = ParallelHead(config.position_width, vocabulary)
 
         width = config.predictor.width
         self.embedding = TokenEmbedding(
-            alphabet,
+            vocabulary,
             width,
             ngram_sizes=config.ngram_sizes,
             ngram_rows=config.ngram_rows,
@@ -106,35 +104,35 @@ class CodeExpander(nn.Module):
 
     def places(self, vectors: Tensor) -> Tensor:
         """Quantized vectors (S, D) → (S, L, P): a hidden vector for each place."""
-        x = self.blocks(self.from_vector(vectors)).view(len(vectors), self.longest, self.config.place_width)
-        return self.place_norm(self.place_mlp(x))
+        x = self.blocks(self.from_vector(vectors)).view(len(vectors), self.longest, self.config.position_width)
+        return self.position_norm(self.position_mlp(x))
 
-    def reconstruction_nats(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
+    def reconstruction_nll(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
         """−log p(tokens of the segment | its code), its end included: vectors (S, D) of the codes → (S,) nats.
 
         The end is not coded after the longest possible segment, where nothing else can come; special segments
         cost nothing.
         """
         index, offsets, targets = self._targets(tokens, segments)
-        hidden = rows_at(self.places(vectors).flatten(0, 1), index * self.longest + offsets)
-        return _summed(self.head.nats(hidden, targets), index, len(vectors))
+        hidden = gather_rows(self.places(vectors).flatten(0, 1), index * self.longest + offsets)
+        return _summed(self.head.nll(hidden, targets), index, len(vectors))
 
     @torch.no_grad()
     def verdict(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor]:
-        """`reconstruction_nats` (S,) and `errors` (S,) of plain segments from one look."""
+        """`reconstruction_nll` (S,) and `errors` (S,) of plain segments from one look."""
         index, offsets, targets = self._targets(tokens, segments)
         hidden = self.places(vectors)
         logits = self.head.logits(hidden.flatten(0, 1))
         chosen = [slot.view(len(vectors), self.longest, -1)[index, offsets] for slot in logits]
-        return _summed(nats_of(chosen, targets), index, len(vectors)), self._errors(logits, tokens, segments)
+        return _summed(nll_of(chosen, targets), index, len(vectors)), self._errors(logits, tokens, segments)
 
     def _targets(self, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
         """Segment (P,), place (P,) and target (P, Q) of every token and every end that is coded."""
         plain = ~tokens.special[segments.first_tokens]  # (S,)
         inside = plain[segments.of_token]
         ends = (plain & (segments.lengths < self.longest)).nonzero()[:, 0]
-        end_targets = tokens.ids.new_full((len(ends), self.alphabet.slots), NOTHING)
-        end_targets[:, 0] = self.alphabet.codebook_size
+        end_targets = tokens.ids.new_full((len(ends), self.vocabulary.slots), IGNORED)
+        end_targets[:, 0] = self.vocabulary.codebook_size
         index = torch.cat([segments.of_token[inside], ends])
         offsets = torch.cat([segments.offsets[inside], segments.lengths[ends]])
         return index, offsets, torch.cat([tokens.ids[inside], end_targets])
@@ -143,19 +141,19 @@ class CodeExpander(nn.Module):
     def expand(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The most probable tokens of all segments, in one step: (S, D) → ids (S, L, Q) and lengths (S,).
 
-        Places from a segment's length on hold nothing of meaning.
+        CacheEntries from a segment's length on hold nothing of meaning.
         """
         return self._most_probable(self.head.logits(self.places(vectors).flatten(0, 1)))
 
     def _most_probable(self, logits: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of all places, per slot (S·L, K) → ids (S, L, Q) and lengths (S,)."""
-        size = self.alphabet.codebook_size
+        size = self.vocabulary.codebook_size
         first = logits[0].view(-1, self.longest, size + 1)
         ends = first.argmax(-1) == size
         ends[:, 0] = False  # a segment has a token
         lengths = torch.where(ends.any(1), ends.int().argmax(1), self.longest)
         ids = torch.stack([slot[:, :size].argmax(-1) for slot in logits], dim=-1)
-        return ids.view(len(lengths), self.longest, self.alphabet.slots), lengths
+        return ids.view(len(lengths), self.longest, self.vocabulary.slots), lengths
 
     @torch.no_grad()
     def errors(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
@@ -178,24 +176,8 @@ class CodeExpander(nn.Module):
         special, change nothing here: see Segments.context.
         """
         x = tokens.packing.shift(self.embedding(tokens), self.start)
-        x = x + rows_at(self.from_context(context), segments.context)
+        x = x + gather_rows(self.from_context(context), segments.context)
         return self.predictor(x, tokens.packing)
-
-    def begin(self, context: Tensor, predictor: IncrementalTransformer, rows: Tensor) -> Tensor:
-        """`predict` for the first token of rows (R,), context (R, 1, C) → (R, 1, D')."""
-        x = self.start + self.from_context(context)
-        return predictor.step(x, predictor.places(rows, torch.zeros_like(rows)[:, None]))
-
-    def step(
-        self, context: Tensor, tokens: NextTokens, embedding: FoldedEmbedding, predictor: IncrementalTransformer
-    ) -> Tensor:
-        """`predict` for the token after each of these (R, n) → (R, n, D').
-
-        context: (R, n, C) before the segments that the tokens after these belong to. embedding, predictor: this
-        expander's, folded, the latter with the tokens before.
-        """
-        x = embedding(tokens) + self.from_context(context)
-        return predictor.step(x, predictor.places(tokens.rows, tokens.positions + 1))
 
 
 def _summed(nats: Tensor, segment: Tensor, count: int) -> Tensor:

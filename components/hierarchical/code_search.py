@@ -18,7 +18,7 @@ from abstractinator.components.hierarchical.segmentation import Segments, take_s
 from abstractinator.components.tokens import Tokens
 
 _ROUNDS = 4  # almost all that is found at all is found by changing so many values
-_AT_ONCE = 1 << 24  # logits that are made at once
+_CHUNK_LOGITS = 1 << 24  # logits that are made at once
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def search_codes(
     quantizer: VectorQuantizer,
     expander: CodeExpander,
 ) -> tuple[Tensor, Tensor]:
-    """Codes (S, Q) of plain segments, and their vectors (S, D) → the same with what could be mended mended.
+    """Codes (S, Q) of plain segments, and their vectors (S, D) → the same with what could be repaired repaired.
 
     Only segments that come back about half right are searched: farther off there is little to be found. Gradients end
     here.
@@ -41,11 +41,11 @@ def search_codes(
         return codes, vectors
     codes, vectors = codes.clone(), vectors.clone()
     logits = quantizer.neighbours(codes[:1]).shape[1] * expander.longest * expander.head.classes
-    for part in wrong.split(max(1, _AT_ONCE // logits)):
+    for part in wrong.split(max(1, _CHUNK_LOGITS // logits)):
         found, right = _descend(codes[part], *take_segments(tokens, segments, part), quantizer, expander)
-        mended = part[right]
-        codes[mended] = found[right]
-        vectors[mended] = quantizer.decode(codes[mended]).to(vectors.dtype)
+        repaired = part[right]
+        codes[repaired] = found[right]
+        vectors[repaired] = quantizer.decode(codes[repaired]).to(vectors.dtype)
     return codes, vectors
 
 
@@ -63,11 +63,11 @@ def _descend(
         repeated = take_segments(tokens, segments, index.repeat_interleave(count))
         vectors = quantizer.decode(neighbours.flatten(0, 1))
         nats, errors = (each.view(-1, count) for each in expander.verdict(vectors, *repeated))
-        comes_back = (errors == 0).any(1)
-        least, best = nats.masked_fill((errors > 0) & comes_back[:, None], float("inf")).min(1)
+        is_restored = (errors == 0).any(1)
+        least, best = nats.masked_fill((errors > 0) & is_restored[:, None], float("inf")).min(1)
         codes[index] = neighbours[torch.arange(len(index), device=index.device), best]
-        right[index[comes_back]] = True
-        going = ~comes_back & (least < last)
+        right[index[is_restored]] = True
+        going = ~is_restored & (least < last)
         index, last = index[going], least[going]
         if not len(index):
             break

@@ -56,7 +56,7 @@ class Drafts:
     def __init__(self, model: HierarchicalAutoencoder, state: IncrementalModel, rows: int) -> None:
         self.model, self.state = model, state
         self.plans = [_Plan() for _ in range(rows)]
-        self.candidates = min(CANDIDATES, model.top.alphabet.codebook_size)
+        self.candidates = min(CANDIDATES, model.top.vocabulary.codebook_size)
 
     @property
     def rests(self) -> bool:
@@ -79,7 +79,7 @@ class Drafts:
             self._plan(torch.tensor(worth, device=rows.device))
         return [self._draft(self.plans[row], byte) for row, byte in zip(numbers, upcoming, strict=True)]
 
-    def came_true(self, row: int, byte: int, guess: bytes) -> None:
+    def accept(self, row: int, byte: int, guess: bytes) -> None:
         """The byte was read, and of the guess behind it so much was right."""
         if self.rests:
             return
@@ -104,10 +104,10 @@ class Drafts:
 
     def _probable_codes(self, context: Tensor) -> Tensor:
         """(R, C) → (R·M, Q): with each of the M most probable first slots, the most probable further ones."""
-        head, alphabet = self.state.code_head, self.model.top.alphabet
+        head, vocabulary = self.state.code_head, self.model.top.vocabulary
         none = torch.zeros(len(context), 0, dtype=torch.int64, device=context.device)
-        first = head.slot_logits(context, none)[:, : alphabet.codebook_size].topk(self.candidates).indices
+        first = head.slot_logits(context, none)[:, : vocabulary.codebook_size].topk(self.candidates).indices
         ids, context = first.flatten()[:, None], context.repeat_interleave(self.candidates, 0)
-        for _ in range(1, alphabet.slots):
+        for _ in range(1, vocabulary.slots):
             ids = torch.cat([ids, head.slot_logits(context, ids).argmax(-1, keepdim=True)], dim=1)
         return ids

@@ -15,12 +15,9 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
-from abstractinator.components.incremental.folded import FoldedEmbedding
-from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
 from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
-from abstractinator.components.token_head import ParallelHead, nats_of, targets_of
-from abstractinator.components.tokens import Alphabet, NextTokens, Tokens
+from abstractinator.components.token_head import ParallelHead, nll_of, targets_of
+from abstractinator.components.tokens import Vocabulary, Tokens
 from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
 
@@ -42,11 +39,11 @@ class EntropyModelConfig:
 class EntropyModel(nn.Module):
     """p(token | tokens before it) over a short window, slots taken as independent."""
 
-    def __init__(self, config: EntropyModelConfig, alphabet: Alphabet, vector_width: int) -> None:
+    def __init__(self, config: EntropyModelConfig, vocabulary: Vocabulary, vector_width: int) -> None:
         super().__init__()
-        self.alphabet = alphabet
+        self.vocabulary = vocabulary
         self.embedding = TokenEmbedding(
-            alphabet,
+            vocabulary,
             config.transformer.width,
             config.ngram_sizes,
             config.ngram_rows,
@@ -54,7 +51,7 @@ class EntropyModel(nn.Module):
             vector_width,
         )
         self.transformer = SlidingWindowTransformer(config.transformer)
-        self.head = ParallelHead(config.transformer.width, alphabet)
+        self.head = ParallelHead(config.transformer.width, vocabulary)
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """→ entropies (T,): H_t in nats of token t given those before it, and nats (T,): −log p(token t).
@@ -63,7 +60,7 @@ class EntropyModel(nn.Module):
         for BOS).
         """
         logits, first = self._logits(tokens)
-        nats = nats_of(logits, targets_of(tokens))
+        nats = nll_of(logits, targets_of(tokens))
         return entropy(logits).masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
 
     @torch.no_grad()
@@ -77,27 +74,10 @@ class EntropyModel(nn.Module):
         packing = tokens.packing
         with torch.autocast(tokens.ids.device.type, enabled=False):
             vectors = tokens.vectors.detach().float() if tokens.vectors is not None else None
-            x = self.embedding(Tokens(tokens.ids, packing, tokens.alphabet, vectors))
+            x = self.embedding(Tokens(tokens.ids, packing, tokens.vocabulary, vectors))
             hidden = self.transformer(x, packing)
             before = packing.shift(hidden, hidden.new_zeros(hidden.shape[1]))
             return self.head.logits(before), packing.positions == 0
-
-
-class IncrementalEntropyModel:
-    """An EntropyModel for tokens that come a few at a time, with what it remembers of those of B rows.
-
-    lower: see FoldedEmbedding. rows: B. ahead: see IncrementalTransformer.
-    """
-
-    def __init__(self, model: EntropyModel, lower: VectorQuantizer | None, rows: int, ahead: int) -> None:
-        self.embedding, self.head = FoldedEmbedding(model.embedding, lower), model.head
-        self.transformer = IncrementalTransformer(model.transformer, rows, ahead)
-
-    def step(self, tokens: NextTokens) -> Tensor:
-        """(R, n) H in nats of the tokens after each of these; equals the model's `forward`."""
-        with torch.autocast(tokens.ids.device.type, enabled=False):
-            places = self.transformer.places(tokens.rows, tokens.positions)
-            return entropy(self.head.logits(self.transformer.step(self.embedding(tokens), places)))
 
 
 @torch.no_grad()

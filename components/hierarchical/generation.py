@@ -165,7 +165,7 @@ class _Generation:
     def _read_byte(self, rows: Tensor, byte: Tensor, until_boundary: bool) -> tuple[Tensor, Tensor]:
         """As `_advance`, for rows without a guess."""
         going, hidden = self.state.read_byte(rows, byte)
-        self._came_true(rows, byte, [b""] * len(rows))
+        self._accept(rows, byte, [b""] * len(rows))
         if until_boundary:
             inside = self.state.open_tokens(going).any(1)
             going, hidden = going[inside], hidden[inside]
@@ -181,17 +181,17 @@ class _Generation:
         choices = self._choose(rows, hidden, guesses)  # (R, n + 1)
         inside = torch.arange(longest, device=rows.device) < lengths[:, None]
         right = ((choices[:, :-1] == guessed) & inside).long().cumprod(1).sum(1)  # (R,)
-        self.state.take_back(rows, lengths - right)
+        self.state.roll_back(rows, lengths - right)
         guesses = [guess[:count] for guess, count in zip(guesses, right.tolist(), strict=True)]
         self._write(rows, [list(guess) for guess in guesses])
-        self._came_true(rows, byte, guesses)
+        self._accept(rows, byte, guesses)
         return choices.gather(1, right[:, None])[:, 0]
 
-    def _came_true(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> None:
+    def _accept(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> None:
         """Of each row a byte was read, and of the guess behind it so much was right."""
         if self.drafts:
             for row, first, guess in zip(rows.tolist(), byte.tolist(), guesses, strict=True):
-                self.drafts.came_true(row, first, guess)
+                self.drafts.accept(row, first, guess)
 
     def _choose_next(self, rows: Tensor, hidden: Tensor) -> Tensor:
         """hidden (R, D) behind the text of each row → (R,) the next byte."""
@@ -230,12 +230,12 @@ class _Generation:
     def _next_codes(self, rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
         """Up to `block` highest codes (R, m, Q) for all rows, and how many came before EOS (R,)."""
         context = self.state.top.upcoming(rows)
-        ids = rows.new_zeros(len(rows), block, self.model.top.alphabet.slots)
+        ids = rows.new_zeros(len(rows), block, self.model.top.vocabulary.slots)
         counts = torch.zeros_like(rows)
         steps = CodeSteps(self.state, rows, block)
         for m in range(block):
             code = self._choose_code(rows, context)
-            plain = code[:, 0] < self.model.top.alphabet.codebook_size
+            plain = code[:, 0] < self.model.top.vocabulary.codebook_size
             if not plain.all():
                 rows, code = rows[plain], code[plain]
                 if not len(rows):
@@ -248,11 +248,11 @@ class _Generation:
 
     def _choose_code(self, rows: Tensor, context: Tensor) -> Tensor:
         """(R, C) → codes (R, Q), drawn slot by slot; K in slot 0 is the end of the text."""
-        alphabet, ids = self.model.top.alphabet, rows.new_zeros(len(rows), 0)
-        for slot in range(alphabet.slots):
-            earlier = ids.clamp(max=alphabet.codebook_size - 1) if slot else ids
+        vocabulary, ids = self.model.top.vocabulary, rows.new_zeros(len(rows), 0)
+        for slot in range(vocabulary.slots):
+            earlier = ids.clamp(max=vocabulary.codebook_size - 1) if slot else ids
             logits = self.state.code_head.slot_logits(context, earlier)
-            if self.config.no_repeat_ngram_size and slot == alphabet.slots - 1:
+            if self.config.no_repeat_ngram_size and slot == vocabulary.slots - 1:
                 self._ban_codes(rows, ids, logits)
             ids = torch.cat([ids, self.sample(logits).unsqueeze(1)], dim=1)
         if self.config.no_repeat_ngram_size:

@@ -28,10 +28,10 @@ from abstractinator.components.hierarchical.code_sequence_transformer import (
     CodeSequenceTransformer,
     TopTransformerConfig,
 )
-from abstractinator.components.packing import Packing, rows_at
+from abstractinator.components.packing import Packing, gather_rows
 from abstractinator.components.sliding_window_attention import SlidingWindowAttention
-from abstractinator.components.token_head import DepthHead, some_at_a_time, targets_of
-from abstractinator.components.tokens import BYTES, Alphabet, Tokens, pack_bytes
+from abstractinator.components.token_head import DepthHead, chunked, targets_of
+from abstractinator.components.tokens import BYTES, Vocabulary, Tokens, pack_bytes
 from abstractinator.components.transformer import GroupedLinear, SwiGLU
 
 _STEEPEST = 2.0  # bound of a slope, in nats per unit of the lattice
@@ -87,41 +87,41 @@ class Level(nn.Module):
     compressor: ByteSegmentCompressor
     expander: CodeExpander
 
-    def __init__(self, config: LevelConfig, alphabet: Alphabet, lower_vector_width: int, context_width: int) -> None:
+    def __init__(self, config: LevelConfig, vocabulary: Vocabulary, lower_vector_width: int, context_width: int) -> None:
         super().__init__()
-        self.compressor = ByteSegmentCompressor(config.compressor, alphabet, lower_vector_width)
+        self.compressor = ByteSegmentCompressor(config.compressor, vocabulary, lower_vector_width)
         self.expander = CodeExpander(
             config.expander,
-            alphabet,
+            vocabulary,
             vector_width=config.compressor.width,
             context_width=context_width,
             longest=config.compressor.segmentation.max_tokens_per_code,
             lower_vector_width=lower_vector_width,
         )
 
-    def compress(self, tokens: Tokens, *, mend: bool = False) -> Compressed:
-        """Tokens → codes. mend: a segment that does not come back from its codes gets others (code_search.py), or is
+    def compress(self, tokens: Tokens, *, repair: bool = False) -> Compressed:
+        """Tokens → codes. repair: a segment that does not come back from its codes gets others (code_search.py), or is
         cut into parts with codes of their own (segment_parts.py)."""
-        return self.compressor(tokens, self.expander if mend else None)
+        return self.compressor(tokens, self.expander if repair else None)
 
-    def reconstruction_nats(self, compressed: Compressed) -> Tensor:
+    def reconstruction_nll(self, compressed: Compressed) -> Tensor:
         """(U,) −log p(tokens | code) of each distinct segment."""
         encoded = compressed.encoded
-        return self.expander.reconstruction_nats(encoded.vectors, encoded.distinct.tokens, encoded.distinct.segments)
+        return self.expander.reconstruction_nll(encoded.vectors, encoded.distinct.tokens, encoded.distinct.segments)
 
     @torch.no_grad()
     def decompress(self, codes: Tokens) -> tuple[Tokens, Tensor]:
         """Codes, of which the ids are read → their most probable tokens (T), and the code of each (T,)."""
         compressor = self.compressor
-        size, special = codes.alphabet.codebook_size, codes.special
+        size, special = codes.vocabulary.codebook_size, codes.special
         vectors = compressor.quantizer.decode(codes.ids.clamp(max=size - 1))
         ids, lengths = self.expander.expand(vectors)
-        ids[special, 0] = codes.ids[special, :1] - size + compressor.alphabet.codebook_size
+        ids[special, 0] = codes.ids[special, :1] - size + compressor.vocabulary.codebook_size
         lengths = lengths.masked_fill(special, 1)
 
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (S, L)
         per_row = torch.zeros_like(codes.packing.lengths).index_add_(0, codes.packing.rows, lengths)
-        return Tokens(ids[inside], Packing.from_lengths(per_row), compressor.alphabet), inside.nonzero()[:, 0]
+        return Tokens(ids[inside], Packing.from_lengths(per_row), compressor.vocabulary), inside.nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
@@ -161,25 +161,25 @@ class HierarchicalAutoencoder(nn.Module):
         super().__init__()
         self.config = config
         top_width = config.top_transformer_config.transformer.width
-        alphabet, vector_width, levels = BYTES, 0, []
+        vocabulary, vector_width, levels = BYTES, 0, []
         for i, level in enumerate(config.levels):
             above = config.levels[i + 1].expander.predictor.width if i + 1 < len(config.levels) else top_width
-            levels.append(Level(level, alphabet, vector_width, above))
-            alphabet, vector_width = levels[-1].compressor.code_alphabet, level.compressor.width
+            levels.append(Level(level, vocabulary, vector_width, above))
+            vocabulary, vector_width = levels[-1].compressor.code_vocabulary, level.compressor.width
         self.levels = cast(Sequence[Level], nn.ModuleList(levels))
-        self.top = CodeSequenceTransformer(config.top_transformer_config, alphabet, vector_width)
+        self.top = CodeSequenceTransformer(config.top_transformer_config, vocabulary, vector_width)
         self.byte_head = DepthHead(config.levels[0].expander.predictor.width, BYTES)
         self.apply(_initialize)
 
-    def compress(self, tokens: Tokens, *, mend: bool = False) -> list[Compressed]:
+    def compress(self, tokens: Tokens, *, repair: bool = False) -> list[Compressed]:
         """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up.
 
-        mend: whether codes are checked by decoding and mended: for those that `decompress` is to read. The language
+        repair: whether codes are checked by decoding and repaired: for those that `decompress` is to read. The language
         model reads the encoder's own, over which it was trained.
         """
         out: list[Compressed] = []
         for level in self.levels:
-            out.append(level.compress(tokens, mend=mend))
+            out.append(level.compress(tokens, repair=repair))
             tokens = out[-1].codes
         return out
 
@@ -238,30 +238,30 @@ class HierarchicalAutoencoder(nn.Module):
         bytes_ = max(int(((tokens.packing.positions > 0) & ~tokens.special).sum()), 1)
         if language_model:
             hidden, contexts = self.predict(tokens, compressed)
-            byte_nats = self.byte_head.nats(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
-            code_nats = self.top.nats(contexts[-1], compressed[-1].codes)
+            byte_nll = self.byte_head.nll(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
+            code_nll = self.top.nll(contexts[-1], compressed[-1].codes)
             rate = self._rate(contexts[-1], compressed[-1])
         else:
             codes = compressed[-1].codes
-            guess = codes.alphabet.slots * math.log(codes.alphabet.codebook_size)
-            byte_nats = torch.tensor(bytes_ * math.log(BYTES.codebook_size + 1), device=rows.device)
-            code_nats = torch.tensor(codes.packing.total * guess, device=rows.device)
-            rate = byte_nats.new_zeros(())
+            guess = codes.vocabulary.slots * math.log(codes.vocabulary.codebook_size)
+            byte_nll = torch.tensor(bytes_ * math.log(BYTES.codebook_size + 1), device=rows.device)
+            code_nll = torch.tensor(codes.packing.total * guess, device=rows.device)
+            rate = byte_nll.new_zeros(())
         reconstruction = [self._reconstruction(level, c) for level, c in zip(self.levels, compressed, strict=True)]
         entropy = [
-            c.entropy_nats.sum() / bytes_ if c.entropy_nats is not None else byte_nats.new_zeros(()) for c in compressed
+            c.entropy_nll.sum() / bytes_ if c.entropy_nll is not None else byte_nll.new_zeros(()) for c in compressed
         ]
         quantizer = [c.encoded.quantized.loss for c in compressed]
         config = self.config
         return Losses(
-            total=config.predict_loss_weight * byte_nats.sum() / bytes_
-            + config.top_lm_loss_weight * code_nats.sum() / bytes_
+            total=config.predict_loss_weight * byte_nll.sum() / bytes_
+            + config.top_lm_loss_weight * code_nll.sum() / bytes_
             + config.rate_loss_weight * rate / bytes_
             + config.reconstruction_loss_weight * torch.stack([even for _, even in reconstruction]).sum() / bytes_
             + config.aux_lm_loss_weight * torch.stack(entropy).sum()
             + torch.stack(quantizer).sum(),
-            predict=byte_nats.sum() / bytes_,
-            codes=code_nats.sum() / bytes_,
+            predict=byte_nll.sum() / bytes_,
+            codes=code_nll.sum() / bytes_,
             reconstruction=[nats / bytes_ for nats, _ in reconstruction],
             entropy=entropy,
             quantizer=quantizer,
@@ -286,8 +286,8 @@ class HierarchicalAutoencoder(nn.Module):
             return -quantizer.slopes(codes, head.logits(hidden, codes))  # −log p falls where a logit rises
 
         with torch.no_grad():
-            found = some_at_a_time(slopes, context[plain], highest.codes.ids[plain], head.classes)
-        moved = rows_at(lattice - lattice.detach(), highest.encoded.distinct.of_segment[plain])
+            found = chunked(slopes, context[plain], highest.codes.ids[plain], head.classes)
+        moved = gather_rows(lattice - lattice.detach(), highest.encoded.distinct.of_segment[plain])
         return (found.clamp(-_STEEPEST, _STEEPEST) * moved).sum()
 
     def _reconstruction(self, level: Level, compressed: Compressed) -> tuple[Tensor, Tensor]:
@@ -296,7 +296,7 @@ class HierarchicalAutoencoder(nn.Module):
         Frequent segments are learned soon whatever their weight; leaving more of the gradient to the rare ones
         is what the accuracy in the end depends on.
         """
-        nats, distinct = level.reconstruction_nats(compressed), compressed.encoded.distinct
+        nats, distinct = level.reconstruction_nll(compressed), compressed.encoded.distinct
         counts = distinct.counts.to(nats.dtype)
         # Parts, which occur 0 times in the text, weigh as much as what occurs once.
         weights = counts.clamp(min=1) ** self.config.repetition_weight

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
-from abstractinator.components.hierarchical.level_memory import Arrivals, LevelMemory, Memory
+from abstractinator.components.hierarchical.level_memory import NewEntries, LevelMemory, Memory
 from abstractinator.components.hierarchical.segmentation import SegmentationState, one_segment_a_row, take_segments
+from abstractinator.components.hierarchical.incremental_parts import first_context, next_context, next_hidden
 from abstractinator.components.incremental.folded import FoldedDepthHead, FoldedEmbedding
-from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer, Places
-from abstractinator.components.incremental.large_pages import begin_chunk
-from abstractinator.components.incremental.ring import places_of
+from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer, CacheEntries
+from abstractinator.components.incremental.ring import entry_index
 from abstractinator.components.packing import Packing
-from abstractinator.components.tokens import BYTES, NextTokens, Tokens
+from abstractinator.components.tokens import BYTES, Tokens
+from abstractinator.components.incremental.next_tokens import NextTokens
 
 _KNOWN = 4096  # segments of a level whose codes are remembered
 _WAITING_FOR_ONE = 3  # rows that may wait for one that goes on
@@ -47,7 +48,7 @@ class _Cut:
     seen: bool = True
 
     def of(self, index: Tensor) -> _Cut:
-        """That of some of the rows, by their places among them."""
+        """That of some of the rows, by their entries among them."""
         lengths, ends, first, complete = (x[index] for x in (self.lengths, self.ends, self.first, self.complete))
         return _Cut(self.tokens.of(index), lengths, ends, first, complete, self.seen)
 
@@ -55,7 +56,7 @@ class _Cut:
 class IncrementalModel:
     """A model with the state of B rows of text, every row beginning with BOS.
 
-    `read` takes in bytes, `hidden` tells what is known of the next one, `take_back` undoes the last of them.
+    `read` takes in bytes, `hidden` tells what is known of the next one, `roll_back` undoes the last of them.
     ahead: the most tokens that are read, or taken back, at once.
 
     Rows complete segments at different times, and the levels above cost less a row when they run for many. `read_byte`
@@ -64,7 +65,6 @@ class IncrementalModel:
 
     @torch.no_grad()
     def __init__(self, model: HierarchicalAutoencoder, rows: int, ahead: int = 32) -> None:
-        begin_chunk()
         self.model, self.ahead = model, ahead
         self.device = next(model.parameters()).device
         every = torch.arange(rows, device=self.device)
@@ -74,7 +74,7 @@ class IncrementalModel:
             aheads.append(1 + (aheads[-1] - 1) // level.compressor.segmenter.config.shortest)
         lower = [None, *(level.compressor.quantizer for level in model.levels)]  # what made each level's tokens
         embedding, top = model.top.embedding, IncrementalTransformer(model.top.transformer, rows, aheads[-1])
-        slots, before = max(embedding.reach, 2) + aheads[-1], model.top.begin(top, every)
+        slots, before = max(embedding.reach, 2) + aheads[-1], first_context(model.top, top, every)
         self.top = Memory(FoldedEmbedding(embedding, lower[-1]), top, embedding.reach, slots, before, aheads[-1])
         self.levels: list[LevelMemory] = []
         for i in reversed(range(len(model.levels))):
@@ -128,7 +128,7 @@ class IncrementalModel:
         if not len(rows):
             return self._catch_up()
         memory = self.levels[0]
-        cut = self._cut(0, memory.enter(memory.arrivals(rows, 1), byte.view(-1, 1, 1)), torch.ones_like(rows))
+        cut = self._cut(0, memory.append(memory.new_entries(rows, 1), byte.view(-1, 1, 1)), torch.ones_like(rows))
         ended, waited = cut.ends[:, 0], bool(self.waiting.any())
         count = int(ended.sum())
         enough = count > _WAITING_FOR_ONE * (len(rows) - count)
@@ -152,10 +152,10 @@ class IncrementalModel:
         """Sends the segments of all rows that wait up → these rows, ascending, which go on, and `hidden` of them."""
         rows, memory = self.waiting.nonzero()[:, 0], self.levels[0]
         self.waiting[:] = False
-        last = memory.ids.read(places_of(rows, memory.counts[rows], memory.slots))[:, None]
+        last = memory.ids.read(entry_index(rows, memory.counts[rows], memory.slots))[:, None]
         first, complete = memory.last_cut(rows)[1][:, 1:2], self.memories[1].counts[rows][:, None] + 1
         ends = torch.ones_like(first, dtype=torch.bool)
-        tokens = memory.enter(memory.arrivals(rows, 1), last)
+        tokens = memory.append(memory.new_entries(rows, 1), last)
         cut = _Cut(tokens, torch.ones_like(rows), ends, first, complete)
         self._send_up(0, cut)
         return rows, self._go_on(0, cut)[:, 0]
@@ -168,11 +168,11 @@ class IncrementalModel:
         """(R, L) how many tokens of each level the text has behind the last boundary there."""
         return torch.stack([memory.open_tokens(rows) for memory in self.levels], dim=1)
 
-    def take_back(self, rows: Tensor, counts: Tensor) -> None:
+    def roll_back(self, rows: Tensor, counts: Tensor) -> None:
         """Forgets the last `counts` (R,) bytes of some rows, at most as many as the last call of `read` took in."""
         for i, level in enumerate(self.levels):
             level.counts[rows] -= counts
-            level.uncut[rows] = (level.uncut[rows] - counts).clamp(min=0)
+            level.pending[rows] = (level.pending[rows] - counts).clamp(min=0)
             counts = self.memories[i + 1].counts[rows] - level.last_cut(rows)[1][:, 2]
         self.top.counts[rows] -= counts
 
@@ -195,56 +195,56 @@ class IncrementalModel:
     def _read(self, i: int, rows: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (R, n, Q) of level i, or highest codes, come in → what is known after each, (R, n, D)."""
         memory = self.memories[i]
-        arrivals = memory.arrivals(rows, ids.shape[1])
+        new = memory.new_entries(rows, ids.shape[1])
         if i == len(self.levels):
-            return self._read_codes(arrivals, memory.transformer.places(rows, arrivals.positions + 1), ids, lengths)
-        cut = self._cut(i, memory.enter(arrivals, ids), lengths)
+            return self._read_codes(new, memory.transformer.entries(rows, new.positions + 1), ids, lengths)
+        cut = self._cut(i, memory.append(new, ids), lengths)
         self._send_up(i, cut)
         return self._go_on(i, cut)
 
-    def _read_codes(self, arrivals: Arrivals, after: Places, ids: Tensor, lengths: Tensor) -> Tensor:
-        """`_read` of highest codes. after: the top transformer's places of the positions after them."""
+    def _read_codes(self, new: NewEntries, after: CacheEntries, ids: Tensor, lengths: Tensor) -> Tensor:
+        """`_read` of highest codes. after: the top transformer's entries of the positions after them."""
         memory = self.top
-        codes = memory.enter(arrivals, ids)
-        context = self.model.top.step(codes, memory.embedding, memory.transformer, after)
-        memory.know(codes, lengths, context)
+        codes = memory.append(new, ids)
+        context = next_context(codes, memory.embedding, memory.transformer, after)
+        memory.store(codes, lengths, context)
         return context
 
     def _go_on(self, i: int, cut: _Cut) -> Tensor:
         """Tokens of level i have been cut, and the segments that they complete sent up → what is known after each."""
         memory, above, tokens = self.levels[i], self.memories[i + 1], cut.tokens
-        context = above.before.read(places_of(tokens.rows, cut.complete, above.slots))
-        before = self.model.levels[i].expander.step(context, tokens, memory.embedding, memory.transformer)
-        memory.uncut[tokens.rows] = 0 if cut.seen else memory.uncut[tokens.rows] + 1
-        memory.know(tokens, cut.lengths, before)
+        context = above.before.read(entry_index(tokens.rows, cut.complete, above.slots))
+        before = next_hidden(self.model.levels[i].expander, context, tokens, memory.embedding, memory.transformer)
+        memory.pending[tokens.rows] = 0 if cut.seen else memory.pending[tokens.rows] + 1
+        memory.store(tokens, cut.lengths, before)
         return before
 
     def _cut(self, i: int, tokens: NextTokens, lengths: Tensor) -> _Cut:
         """Cuts tokens of level i, of which the first `lengths` (R,) of each row count, into segments."""
         compressor, memory, rows = self.model.levels[i].compressor, self.levels[i], tokens.rows
-        memory.ids.write(tokens.places, tokens.ids)
-        place, cuts, uncut = memory.last_cut(rows)
+        memory.ids.write(tokens.entries, tokens.ids)
+        place, cuts, pending = memory.last_cut(rows)
         run, begin = cuts[:, 0], cuts[:, 1:2]
         above, count = self.memories[i + 1].counts[rows].unsqueeze(1), tokens.ids.shape[1]
         if count == 1:
-            long_enough = run + uncut + 1 >= compressor.segmenter.config.shortest
-            if not (long_enough | (tokens.ids[:, 0, 0] >= compressor.alphabet.codebook_size)).any():
+            long_enough = run + pending + 1 >= compressor.segmenter.config.shortest
+            if not (long_enough | (tokens.ids[:, 0, 0] >= compressor.vocabulary.codebook_size)).any():
                 return _Cut(tokens, lengths, torch.zeros_like(begin, dtype=torch.bool), begin, above, seen=False)
-        late = int(uncut.max())
-        seen = memory.from_uncut(tokens, uncut, late) if late else tokens
+        late = int(pending.max())
+        seen = memory.with_pending(tokens, pending, late) if late else tokens
         entropy = memory.entropy_model.step(seen) if memory.entropy_model else None
         token = seen.ids[:, :, 0]
-        special = token >= compressor.alphabet.codebook_size
+        special = token >= compressor.vocabulary.codebook_size
         last = SegmentationState(memory.entropy.read(place), run, memory.ids.read(place)[:, 0])
         ends, state = compressor.segmenter.step(last, token, special, entropy)
-        memory.entropy.write(seen.places, state.entropy)
-        ends = ends & (memory.number[: token.shape[1]] < (lengths + uncut).unsqueeze(1))
+        memory.entropy.write(seen.entries, state.entropy)
+        ends = ends & (memory.number[: token.shape[1]] < (lengths + pending).unsqueeze(1))
         complete = above + ends.cumsum(1)
         begins = torch.where(ends, seen.positions + 1, begin).cummax(1).values
-        memory.cuts.write(seen.places, torch.stack([state.run, begins, complete], dim=-1))
+        memory.cuts.write(seen.entries, torch.stack([state.run, begins, complete], dim=-1))
         first = torch.cat([begin, begins[:, :-1]], dim=1)
         if late:
-            new = uncut.unsqueeze(1) + memory.number[:count]
+            new = pending.unsqueeze(1) + memory.number[:count]
             ends, first, complete = ends.gather(1, new), first.gather(1, new), complete.gather(1, new)
         return _Cut(tokens, lengths, ends, first, complete)
 
@@ -256,8 +256,8 @@ class IncrementalModel:
             return
         first = cut.first[row, place]
         packing = Packing.from_lengths(cut.tokens.positions[row, place] + 1 - first)
-        places = places_of(rows[row][packing.rows], first[packing.rows] + packing.positions, memory.slots)
-        codes = self._codes(i, Tokens(memory.ids.read(places), packing, compressor.alphabet))
+        entries = entry_index(rows[row][packing.rows], first[packing.rows] + packing.positions, memory.slots)
+        codes = self._codes(i, Tokens(memory.ids.read(entries), packing, compressor.vocabulary))
         index, counts = row.unique_consecutive(return_counts=True)
         inside = torch.arange(int(counts.max()), device=self.device) < counts[:, None]  # (R', m)
         ids = codes.new_zeros(*inside.shape, codes.shape[1])
@@ -267,7 +267,7 @@ class IncrementalModel:
     def _codes(self, i: int, tokens: Tokens) -> Tensor:
         """(S, Q) the codes of segments, one a row; those that came before are not worked out again."""
         compressor, known = self.model.levels[i].compressor, self.levels[i].known
-        lengths, slots = tokens.packing.lengths.tolist(), tokens.alphabet.slots
+        lengths, slots = tokens.packing.lengths.tolist(), tokens.vocabulary.slots
         flat, ends = tokens.ids.flatten().tolist(), itertools.accumulate(lengths)
         texts = [tuple(flat[(end - n) * slots : end * slots]) for end, n in zip(ends, lengths, strict=True)]
         if new := [s for s, text in enumerate(texts) if text not in known]:
@@ -293,10 +293,10 @@ class CodeSteps:
     and what they see is worked out for all of them at once."""
 
     def __init__(self, state: IncrementalModel, rows: Tensor, count: int) -> None:
-        arrivals = state.top.arrivals(rows, count)
-        after = state.top.transformer.places(rows, arrivals.positions + 1)
+        new = state.top.new_entries(rows, count)
+        after = state.top.transformer.entries(rows, new.positions + 1)
         self._state, self._one = state, torch.ones_like(rows)
-        self._left = zip(arrivals.each(), after.each(), strict=True)
+        self._left = zip(new.each(), after.each(), strict=True)
 
     @torch.no_grad()
     def read(self, ids: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from abstractinator.components.hierarchical.segmentation import Segments
-from abstractinator.components.packing import rows_at
+from abstractinator.components.packing import gather_rows
 
 
 def segment_softmax(scores: Tensor, of_token: Tensor, segments: int) -> Tensor:
@@ -19,7 +19,7 @@ def segment_softmax(scores: Tensor, of_token: Tensor, segments: int) -> Tensor:
     highest = highest.scatter_reduce(0, index, scores.detach(), "amax")
     weights = (scores - highest[of_token]).exp()
     total = torch.zeros_like(highest).index_add(0, of_token, weights)
-    return weights / rows_at(total, of_token)
+    return weights / gather_rows(total, of_token)
 
 
 class LearnedQueryAttention(nn.Module):
@@ -37,14 +37,14 @@ class LearnedQueryAttention(nn.Module):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(queries, value_width) * value_width**-0.5)
         self.to_key_value = nn.Linear(width, 2 * value_width, bias=False)
-        self.place_preference = nn.Parameter(6.0 * torch.eye(queries))
+        self.position_preference = nn.Parameter(6.0 * torch.eye(queries))
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
         """x: (T, D) → (S, M·V). A segment's vector depends on its own tokens alone."""
         count = len(segments.lengths)
         keys, values = self.to_key_value(x).chunk(2, dim=-1)  # (T, V) each
-        place = segments.offsets.clamp(max=len(self.place_preference) - 1)
-        scores = (keys @ self.queries.T.to(keys.dtype)).float() + rows_at(self.place_preference, place)
+        place = segments.offsets.clamp(max=len(self.position_preference) - 1)
+        scores = (keys @ self.queries.T.to(keys.dtype)).float() + gather_rows(self.position_preference, place)
         weights = segment_softmax(scores, segments.of_token, count).to(values.dtype)  # (T, M)
         answers = (weights[:, :, None] * values[:, None, :]).flatten(1)  # (T, M·V)
         return answers.new_zeros(count, answers.shape[1]).index_add(0, segments.of_token, answers)

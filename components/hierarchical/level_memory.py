@@ -11,38 +11,38 @@ import torch
 from torch import Tensor
 
 from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
-from abstractinator.components.hierarchical.entropy_model import IncrementalEntropyModel
+from abstractinator.components.hierarchical.incremental_parts import IncrementalEntropyModel, first_hidden
 from abstractinator.components.hierarchical.hierarchical_autoencoder import Level
 from abstractinator.components.incremental.folded import FoldedEmbedding
 from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
-from abstractinator.components.incremental.ring import Ring, places_of, ring_of
-from abstractinator.components.match_model import MatchMemory
+from abstractinator.components.incremental.ring import Ring, entry_index, ring_of
+from abstractinator.components.incremental.match_memory import MatchMemory
 from abstractinator.components.token_embedding import HISTORY, TokenEmbedding
 from abstractinator.components.token_hash import ngram_hashes, token_hash
-from abstractinator.components.tokens import NextTokens
+from abstractinator.components.incremental.next_tokens import NextTokens
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class NewEntries:
     """Where the next n tokens of R rows go, whatever they are.
 
-    rows, positions, places, after: see NextTokens. past: (R, n, reach) places of the tokens whose n-grams end there.
+    rows, positions, entries, after: see NextTokens. past: (R, n, reach) entries of the tokens whose n-grams end there.
     """
 
     rows: Tensor
     positions: Tensor
-    places: Tensor
+    entries: Tensor
     after: Tensor
     past: Tensor
 
-    def each(self) -> list[Arrivals]:
+    def each(self) -> list[NewEntries]:
         """Those of the n tokens of each row one by one, for as many steps."""
-        parts = zip(*(part.split(1, 1) for part in (self.positions, self.places, self.after, self.past)), strict=True)
-        return [Arrivals(self.rows, *part) for part in parts]
+        parts = zip(*(part.split(1, 1) for part in (self.positions, self.entries, self.after, self.past)), strict=True)
+        return [NewEntries(self.rows, *part) for part in parts]
 
 
 class Memory:
-    """What is remembered of B rows of tokens of one alphabet, by the token's position in its row.
+    """What is remembered of B rows of tokens of one vocabulary, by the token's position in its row.
 
     counts: (B,) tokens read. hashes: of the tokens, for n-gram embeddings. before: what is known of each token
     before it, (B, C, D) at its position: hidden vectors of the bytes, contexts of the segments.
@@ -74,7 +74,7 @@ class Memory:
 
     def upcoming(self, rows: Tensor) -> Tensor:
         """(R, D) what is known of the next token."""
-        return self.before.read(places_of(rows, self.counts[rows], self.slots))
+        return self.before.read(entry_index(rows, self.counts[rows], self.slots))
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows but these, which become 0 … R - 1."""
@@ -82,33 +82,33 @@ class Memory:
         for ring in self.rings():
             ring.keep(rows)
 
-    def arrivals(self, rows: Tensor, count: int) -> Arrivals:
+    def new_entries(self, rows: Tensor, count: int) -> NewEntries:
         """Of the next `count` tokens of the rows (R,), behind those read so far."""
         return self._at(rows, self.counts[rows].unsqueeze(1) + torch.arange(count, device=rows.device))
 
-    def _at(self, rows: Tensor, positions: Tensor) -> Arrivals:
+    def _at(self, rows: Tensor, positions: Tensor) -> NewEntries:
         past = positions.unsqueeze(2) - self.number[: self.reach]
-        return Arrivals(
+        return NewEntries(
             rows,
             positions,
-            places_of(rows, positions, self.slots),
-            places_of(rows, positions + 1, self.slots),
-            places_of(rows, past, self.slots),
+            entry_index(rows, positions, self.slots),
+            entry_index(rows, positions + 1, self.slots),
+            entry_index(rows, past, self.slots),
         )
 
-    def enter(self, arrivals: Arrivals, ids: Tensor) -> NextTokens:
+    def append(self, new: NewEntries, ids: Tensor) -> NextTokens:
         """The tokens (R, n, Q) come in; `know` is to follow."""
-        self.hashes.write(arrivals.places, token_hash(ids))
-        tokens = self._tokens(arrivals, ids)
+        self.hashes.write(new.entries, token_hash(ids))
+        tokens = self._tokens(new, ids)
         if self.match is None:
             return tokens
-        return replace(tokens, matches=self.match.enter(arrivals.rows, arrivals.positions, ids, tokens.ngrams))
+        return replace(tokens, matches=self.match.append(new.rows, new.positions, ids, tokens.ngrams))
 
-    def _tokens(self, arrivals: Arrivals, ids: Tensor) -> NextTokens:
-        ngrams = ngram_hashes(self.hashes.read(arrivals.past))
-        return NextTokens(arrivals.rows, arrivals.positions, arrivals.places, arrivals.after, ids, ngrams)
+    def _tokens(self, new: NewEntries, ids: Tensor) -> NextTokens:
+        ngrams = ngram_hashes(self.hashes.read(new.past))
+        return NextTokens(new.rows, new.positions, new.entries, new.after, ids, ngrams)
 
-    def know(self, tokens: NextTokens, lengths: Tensor, before: Tensor) -> None:
+    def store(self, tokens: NextTokens, lengths: Tensor, before: Tensor) -> None:
         """Of the tokens that came in the first `lengths` (R,) of each row count, and (R, n, D) is known after each."""
         self.before.write(tokens.after, before)
         self.counts.index_add_(0, tokens.rows, lengths)
@@ -117,7 +117,7 @@ class Memory:
 class LevelMemory(Memory):
     """A level's memory of its lower tokens: also the tokens of the open segment, and how segments were cut.
 
-    uncut: (B,) how many of the last tokens read were not looked at by the rule yet, as no segment could end with them:
+    pending: (B,) how many of the last tokens read were not looked at by the rule yet, as no segment could end with them:
     the entropy model reads them together with the next. cuts: (B, C, 3) after each of the others: tokens since the rule
     began a segment, the position where the open segment begins, and the number of segments complete. entropy: (B, C)
     see SegmentationState. known: the codes of segments that were complete before, for generated text repeats its
@@ -130,14 +130,14 @@ class LevelMemory(Memory):
         embeddings = (expander.embedding, getattr(compressor.entropy_model, "embedding", None))
         reach = max(embedding.reach for embedding in embeddings if isinstance(embedding, TokenEmbedding))
         predictor = IncrementalTransformer(expander.predictor, rows, ahead)
-        before = expander.begin(context, predictor, torch.arange(rows, device=device))
+        before = first_hidden(expander, context, predictor, torch.arange(rows, device=device))
         at_once = ahead + compressor.segmenter.config.shortest - 1  # tokens that the rule looks at
         slots, model = max(reach, expander.longest, 2) + at_once, compressor.entropy_model
         super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before, ahead)
         self.entropy_model = IncrementalEntropyModel(model, lower, rows, at_once) if model else None
-        self.uncut = torch.zeros_like(self.counts)
+        self.pending = torch.zeros_like(self.counts)
         self.ids = ring_of(
-            compressor.alphabet.bos, rows, slots, compressor.alphabet.slots, device=device, dtype=torch.int64
+            compressor.vocabulary.bos, rows, slots, compressor.vocabulary.slots, device=device, dtype=torch.int64
         )
         self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
         self.entropy = Ring(compressor.segmenter.begin(rows, device).entropy[:, None].repeat(1, slots))
@@ -149,22 +149,22 @@ class LevelMemory(Memory):
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
-        self.uncut = self.uncut[rows]
+        self.pending = self.pending[rows]
 
     def last_cut(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the last token that the rule has looked at (R,): its place, and what `cuts` holds there (R, 3); and how
         many were read since."""
-        uncut = self.uncut[rows]
-        place = places_of(rows, self.counts[rows] - uncut - 1, self.slots)
-        return place, self.cuts.read(place), uncut
+        pending = self.pending[rows]
+        place = entry_index(rows, self.counts[rows] - pending - 1, self.slots)
+        return place, self.cuts.read(place), pending
 
     def open_tokens(self, rows: Tensor) -> Tensor:
         """(R,) tokens behind the last boundary."""
         return self.counts[rows] - self.last_cut(rows)[1][:, 1]
 
-    def from_uncut(self, tokens: NextTokens, uncut: Tensor, longest: int) -> NextTokens:
-        """(R, longest + n) The tokens of each row from the `uncut` (R,) ones before these on; behind them, anything."""
+    def with_pending(self, tokens: NextTokens, pending: Tensor, longest: int) -> NextTokens:
+        """(R, longest + n) The tokens of each row from the `pending` (R,) ones before these on; behind them, anything."""
         rows = tokens.rows
-        positions = tokens.positions[:, :1] - uncut.unsqueeze(1) + self.number[: longest + tokens.positions.shape[1]]
-        arrivals = self._at(rows, positions)
-        return self._tokens(arrivals, self.ids.read(arrivals.places))
+        positions = tokens.positions[:, :1] - pending.unsqueeze(1) + self.number[: longest + tokens.positions.shape[1]]
+        new = self._at(rows, positions)
+        return self._tokens(new, self.ids.read(new.entries))

@@ -62,12 +62,12 @@ def with_parts(distinct: DistinctSegments) -> DistinctSegments:
     parts = cut_in_two(parts, torch.rand(len(parts.lengths), device=lengths.device) < 0.5)
 
     # A code without the vector behind it is no token, so only bytes can be made up.
-    stray = tokens.ids.new_empty(int(_STRAY * len(lengths)) if tokens.vectors is None else 0, tokens.alphabet.slots)
-    stray.random_(tokens.alphabet.codebook_size)
+    stray = tokens.ids.new_empty(int(_STRAY * len(lengths)) if tokens.vectors is None else 0, tokens.vocabulary.slots)
+    stray.random_(tokens.vocabulary.codebook_size)
     vectors = None
     if tokens.vectors is not None and cut.vectors is not None:
         vectors = torch.cat([tokens.vectors, cut.vectors])
     packing = Packing.from_lengths(torch.cat([lengths, parts.lengths, torch.ones_like(stray[:, 0])]))
-    more = Tokens(torch.cat([tokens.ids, cut.ids, stray]), packing, tokens.alphabet, vectors)
+    more = Tokens(torch.cat([tokens.ids, cut.ids, stray]), packing, tokens.vocabulary, vectors)
     counts = torch.cat([distinct.counts, distinct.counts.new_zeros(len(packing.lengths) - len(lengths))])
     return replace(distinct, tokens=more, segments=one_segment_a_row(more), counts=counts)

@@ -14,9 +14,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from abstractinator.components.packing import Packing, rows_at
+from abstractinator.components.packing import Packing, gather_rows
 from abstractinator.components.token_hash import mix, token_hash
-from abstractinator.components.tokens import BYTES, Alphabet, Tokens
+from abstractinator.components.tokens import BYTES, Vocabulary, Tokens
 
 Rule = Literal["information", "increase", "threshold", "both", "fixed", "whitespace"]
 ENTROPY_RULES = ("information", "increase", "threshold", "both")
@@ -38,7 +38,7 @@ class SegmentationConfig:
     target_tokens_per_code: mean length of a segment: what the threshold is calibrated to; of `whitespace`, which has
         none, about what comes of it.
     min_tokens_per_code, max_tokens_per_code: shortest and longest segment; only special tokens, ends of rows and
-        mending (segment_parts.py) make shorter ones. Every segment gets as many codes, so very short ones waste them.
+        repairing (segment_parts.py) make shorter ones. Every segment gets as many codes, so very short ones waste them.
         `fixed` has no shortest.
     train_fraction: part of the training during which the entropy model learns and the threshold follows it;
         then both are frozen, so that boundaries, and with them codes, stop drifting.
@@ -117,8 +117,8 @@ def take_segments(tokens: Tokens, segments: Segments, index: Tensor) -> tuple[To
     """The tokens of some segments (U,), any of them any number of times, each in a row of its own."""
     packing = Packing.from_lengths(segments.lengths[index])
     source = segments.first_tokens[index][packing.rows] + packing.positions
-    vectors = rows_at(tokens.vectors, source) if tokens.vectors is not None else None
-    taken = Tokens(tokens.ids[source], packing, tokens.alphabet, vectors)
+    vectors = gather_rows(tokens.vectors, source) if tokens.vectors is not None else None
+    taken = Tokens(tokens.ids[source], packing, tokens.vocabulary, vectors)
     return taken, one_segment_a_row(taken)
 
 
@@ -319,7 +319,7 @@ def _context(of_token: Tensor, special: Tensor, expected: Tensor) -> Tensor:
     return of_token - (special & ~expected).to(of_token.dtype)
 
 
-def check_rule(rule: Rule, alphabet: Alphabet) -> None:
+def check_rule(rule: Rule, vocabulary: Vocabulary) -> None:
     """Raises ValueError where the rule does not fit the tokens of a level."""
-    if rule == "whitespace" and alphabet != BYTES:
+    if rule == "whitespace" and vocabulary != BYTES:
         raise ValueError("the rule `whitespace` reads bytes; above the first level use `fixed` or an entropy rule")

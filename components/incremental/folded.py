@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
-from abstractinator.components.incremental.large_pages import in_large_pages
 from abstractinator.components.token_embedding import TokenEmbedding
 from abstractinator.components.token_head import DepthHead
-from abstractinator.components.tokens import NextTokens
+from abstractinator.components.incremental.next_tokens import NextTokens
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 
@@ -73,7 +72,7 @@ class FoldedEmbedding:
         tables = torch.stack([cast(nn.Embedding, slot).weight.float() for slot in embedding.slots])  # (Q, K + 3, D)
         if quantizer is not None:
             for slot, table in enumerate(tables):
-                table[: embedding.alphabet.codebook_size] += embedding.from_vectors(quantizer.part(slot))
+                table[: embedding.vocabulary.codebook_size] += embedding.from_vectors(quantizer.part(slot))
         self.table = tables.flatten(0, 1)
         self.first = torch.arange(len(tables), device=tables.device) * tables.shape[1]  # row of each slot
         if embedding.ngram_sizes:
@@ -117,4 +116,4 @@ class FoldedDepthHead:
 
 def transposed(weight: Tensor) -> Tensor:
     """The weight (O, D) of a linear layer → (D, O) fp32, row by row: read once, in order, for one vector."""
-    return in_large_pages(weight.detach().float().t())
+    return weight.detach().float().t().contiguous()

@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abstractinator.components.incremental.folded import FoldedMLP, FoldedNorm, transposed
-from abstractinator.components.incremental.replayed import Replayed, recorder_for
 from abstractinator.components.incremental.ring import Ring, ring_of
 from abstractinator.components.sliding_window_attention import rotary_frequencies
 from abstractinator.components.transformer import SlidingWindowTransformer, TransformerBlock
 
 
 @dataclass(frozen=True)
-class Places:
+class CacheEntries:
     """Where the next n tokens of R rows go, and what they see: the same for all layers.
 
     rows: (R,) ascending. slots: (R, n, 2·H) of keys and of values, in the rings of all rows, one behind the other.
@@ -36,10 +35,10 @@ class Places:
     mask: Tensor
     turns: Tensor
 
-    def each(self) -> list[Places]:
+    def each(self) -> list[CacheEntries]:
         """Those of the n tokens of each row one by one, for as many steps."""
         parts = zip(self.slots.split(1, 1), self.mask.split(1, 2), self.turns.split(1, 1), strict=True)
-        return [Places(self.rows, *part) for part in parts]
+        return [CacheEntries(self.rows, *part) for part in parts]
 
 
 class IncrementalTransformer:
@@ -55,37 +54,27 @@ class IncrementalTransformer:
         self._one, self._barred = torch.ones((), device=device), torch.tensor(float("-inf"), device=device)
         turns = torch.arange(3 * heads, device=device) < 2 * heads
         self._frequencies = turns[:, None] * rotary_frequencies(self.config.head_width, device)  # (3·H, d/2)
-        recorder = recorder_for(device.type)
-        self._one_a_row = Replayed(recorder) if recorder else None
 
     def rings(self) -> list[Ring]:
         return [block.ring for block in self.blocks]
 
-    def step(self, x: Tensor, places: Places) -> Tensor:
-        """x: (R, n, D), tokens at consecutive places → (R, n, D).
+    def step(self, x: Tensor, entries: CacheEntries) -> Tensor:
+        """x: (R, n, D), tokens at consecutive entries → (R, n, D).
 
-        n ≤ `ahead`. What was written at these places or after them before, at most `ahead` tokens, is forgotten; with
+        n ≤ `ahead`. What was written at these entries or after them before, at most `ahead` tokens, is forgotten; with
         that, it equals `forward` of the whole rows.
         """
-        parts = [places.rows, places.slots, places.mask, places.turns]
-        rings = [ring.data for ring in self.rings()]
-        if self._one_a_row and x.shape[1] == 1 and all(len(ring) == len(x) for ring in rings):
-            return self._one_a_row(self._step, [x, *parts], written=rings)
-        return self._step(x, *parts)
-
-    def _step(self, x: Tensor, *places: Tensor) -> Tensor:
-        """`step`, of tensors alone."""
-        flat, at = x.flatten(0, 1).float(), Places(*places)
+        flat = x.flatten(0, 1).float()
         for block in self.blocks:
-            flat = block.step(flat, at)
+            flat = block.step(flat, entries)
         return self.norm(flat).view(x.shape)
 
-    def places(self, rows: Tensor, positions: Tensor) -> Places:
+    def entries(self, rows: Tensor, positions: Tensor) -> CacheEntries:
         """Those of consecutive positions (R, n) of the rows (R,), ascending.
 
         For one step C ≥ window + n - 1 (n ≤ `ahead`), so that what the tokens overwrite is out of sight of all of them:
-        seen from a token, the slots of later ones, and of such as were taken back, are those of tokens almost C places
-        before it. Taken one by one (`Places.each`), they may be any number.
+        seen from a token, the slots of later ones, and of such as were taken back, are those of tokens almost C entries
+        before it. Taken one by one (`CacheEntries.each`), they may be any number.
         """
         each = positions.unsqueeze(-1)  # (R, n, 1)
         distance = (each - self._slot).remainder_(self.slots)  # (R, n, C)
@@ -93,7 +82,7 @@ class IncrementalTransformer:
         mask = torch.where(distance <= seen, 0.0, self._barred).unsqueeze(1)
         turns = torch.polar(self._one, positions[:, :, None, None] * self._frequencies)
         first = rows.view(-1, 1, 1) * (2 * self.config.heads * self.slots) + each % self.slots
-        return Places(rows, first + self._first_slot, mask, turns)
+        return CacheEntries(rows, first + self._first_slot, mask, turns)
 
 
 class _IncrementalBlock:
@@ -109,15 +98,15 @@ class _IncrementalBlock:
         self.mlp = FoldedMLP(block.mlp)
         self.ring = ring_of(0.0, rows, 2 * self.heads * slots, self.head_width, device=self.to_out.device)
 
-    def step(self, x: Tensor, places: Places) -> Tensor:
+    def step(self, x: Tensor, entries: CacheEntries) -> Tensor:
         """(T, D) → (T, D)."""
-        pairs = torch.view_as_complex((self.norm.unit(x) @ self.to_qkv).view(*places.turns.shape, 2))
-        turned = torch.view_as_real(pairs * places.turns).flatten(3)  # (R, n, 3·H, d)
+        pairs = torch.view_as_complex((self.norm.unit(x) @ self.to_qkv).view(*entries.turns.shape, 2))
+        turned = torch.view_as_real(pairs * entries.turns).flatten(3)  # (R, n, 3·H, d)
         q, new = turned.split([self.heads, 2 * self.heads], dim=2)
-        self.ring.write(places.slots, new)
-        ring = self.ring.of(places.rows).view(len(q), 2 * self.heads, -1, self.head_width)
+        self.ring.write(entries.slots, new)
+        ring = self.ring.of(entries.rows).view(len(q), 2 * self.heads, -1, self.head_width)
         keys, values = ring.chunk(2, dim=1)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=places.mask)
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=entries.mask)
         return self.mlp(torch.addmm(x, out.transpose(1, 2).reshape(x.shape), self.to_out))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def places_of(rows: Tensor, positions: Tensor, slots: int) -> Tensor:
+def entry_index(rows: Tensor, positions: Tensor, slots: int) -> Tensor:
     """Rows (R,) and positions in them (R, …) → (R, …) where these lie in a ring of `slots` slots a row, all of its rows
     one behind the other."""
     return rows.view(-1, *[1] * (positions.dim() - 1)) * slots + positions % slots
@@ -29,13 +29,13 @@ class Ring:
         """(R, C, …) all slots of some rows, given in ascending order; no copy where these are all rows."""
         return self.data if len(rows) == len(self.data) else self.data[rows]
 
-    def write(self, places: Tensor, values: Tensor) -> None:
-        """places: (…) different ones, as `places_of` gives them; values: (…, …) of what the ring holds."""
-        self.data.flatten(0, 1).index_copy_(0, places.flatten(), values.flatten(0, places.dim() - 1))
+    def write(self, entries: Tensor, values: Tensor) -> None:
+        """entries: (…) different ones, as `entry_index` gives them; values: (…, …) of what the ring holds."""
+        self.data.flatten(0, 1).index_copy_(0, entries.flatten(), values.flatten(0, entries.dim() - 1))
 
-    def read(self, places: Tensor) -> Tensor:
-        """places: (…) → (…, …) what was last written there."""
-        return self.data.flatten(0, 1)[places]
+    def read(self, entries: Tensor) -> Tensor:
+        """entries: (…) → (…, …) what was last written there."""
+        return self.data.flatten(0, 1)[entries]
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows but these (R,), which become 0 … R - 1."""
