@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abstractinator.components.token_hash import mix
-from abstractinator.components.tokens import Vocabulary, Tokens
+from abstractinator.components.tokens import Tokens, Vocabulary
 
 
 class MatchModel(nn.Module):
@@ -24,7 +24,9 @@ class MatchModel(nn.Module):
     tokens ago they may have ended at most. guess_width: of the table of guesses, one for each token, slot and size.
     """
 
-    def __init__(self, vocabulary: Vocabulary, width: int, sizes: tuple[int, ...], window: int, guess_width: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, width: int, sizes: tuple[int, ...], window: int, guess_width: int
+    ) -> None:
         super().__init__()
         self.sizes, self.window, self.vocabulary = tuple(sorted(set(sizes))), window, vocabulary
         self.nothing = vocabulary.size  # what stands for "no match" in each slot

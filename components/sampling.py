@@ -5,7 +5,6 @@ Letters: R rows, n positions a row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TypeVar
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from abstractinator.components.match_model import MatchModel
 from abstractinator.components.token_hash import ngram_hashes, token_hash
-from abstractinator.components.tokens import Vocabulary, Tokens
+from abstractinator.components.tokens import Tokens, Vocabulary
 
 HISTORY = -1  # stands for the tokens before a row begins
 

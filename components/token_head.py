@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from abstractinator.components.tokens import Vocabulary, Tokens
+from abstractinator.components.tokens import Tokens, Vocabulary
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 IGNORED = -100  # a target that is not scored
@@ -102,9 +102,7 @@ def nll_of(logits: list[Tensor], targets: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(x, targets[:, slot], reduction="none") for slot, x in enumerate(logits)]).sum(0)
 
 
-def chunked(
-    function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor, classes: int
-) -> Tensor:
+def chunked(function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor, classes: int) -> Tensor:
     """function(hidden (T, D), targets (T, Q)) → (T, …), in parts of at most _CHUNK_LOGITS logits, of which each
     vector has `classes`.
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 Documents = Literal["packed", "whole", "crop"]
-Sums = dict[str, float]
-"""Additive quantities of held-out text: those of two batches are added key by key."""
+Sums = dict[str, float | Tensor]
+"""Additive quantities of held-out text, on the CPU: those of two batches are added key by key."""
 
 _OUTPUT_LAYERS = ("to_logits", "lm_head")  # named so here and in transformers
 _SMALLEST_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of it at once

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from abstractinator.components.bottlenecks.vector_quantizer import Quantized, QuantizerConfig, VectorQuantizer
-from abstractinator.components.hierarchical.code_expander import CodeExpander
-from abstractinator.components.hierarchical.code_search import search_codes
 from abstractinator.components.hierarchical.entropy_model import EntropyModel, EntropyModelConfig
 from abstractinator.components.hierarchical.learned_query_attention import LearnedQueryAttention
-from abstractinator.components.hierarchical.segment_parts import cut_in_two, with_parts
+from abstractinator.components.hierarchical.segment_parts import with_parts
 from abstractinator.components.hierarchical.segmentation import (
     ENTROPY_RULES,
     DistinctSegments,
@@ -24,11 +22,10 @@ from abstractinator.components.hierarchical.segmentation import (
     Segments,
     check_rule,
     distinct_segments,
-    take_segments,
 )
-from abstractinator.components.packing import gather_rows
+from abstractinator.components.packing import Packing, gather_rows
 from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
-from abstractinator.components.tokens import Vocabulary, Tokens
+from abstractinator.components.tokens import Tokens, Vocabulary
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 
@@ -69,6 +66,13 @@ class Encoded:
     codes: Tokens
     distinct: DistinctSegments
     quantized: Quantized
+
+    @classmethod
+    def of(cls, distinct: DistinctSegments, quantized: Quantized, packing: Packing, vocabulary: Vocabulary) -> Encoded:
+        """The codes of all segments, from those of the distinct ones. packing, vocabulary: of the codes."""
+        each = distinct.of_segment
+        vectors = gather_rows(quantized.vectors, each)
+        return cls(Tokens(quantized.codes[each], packing, vocabulary, vectors), distinct, quantized)
 
     @property
     def vectors(self) -> Tensor:
@@ -122,7 +126,7 @@ class ByteSegmentCompressor(nn.Module):
             else None
         )
         self.embedding = TokenEmbedding(vocabulary, config.value_width, vector_width=vector_width)
-        self.place = nn.Embedding(longest, config.value_width)
+        self.position = nn.Embedding(longest, config.value_width)
         self.pool = LearnedQueryAttention(config.value_width, longest, config.value_width)
         self.length = nn.Embedding(longest + 1, config.width)
         self.blocks = nn.Sequential(*(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers)))
@@ -131,21 +135,11 @@ class ByteSegmentCompressor(nn.Module):
         self.register_buffer("frozen", torch.tensor(False))
         self.register_load_state_dict_post_hook(_stay_frozen)
 
-    def forward(self, tokens: Tokens, expander: CodeExpander | None = None) -> Compressed:
-        """tokens: T of them, packed → Compressed.
-
-        expander: where given, segments that it does not give back get other codes if near ones do better
-        (components/code_search.py), and otherwise are cut (components/segment_parts.py). Raises ValueError in training
-        mode, in which codebooks move.
-        """
-        if expander is not None and self.training:
-            raise ValueError("codes are repaired by a model that no longer learns: call model.eval() before")
-        entropies, nats = self.measure(tokens)
+    def forward(self, tokens: Tokens) -> Compressed:
+        """tokens: T of them, packed → Compressed."""
+        entropies, nll = self.measure(tokens)
         segments = self.segmenter(tokens, entropies)
-        if expander is None:
-            return Compressed(tokens, segments, entropies, nats, self.encode(tokens, segments))
-        segments, encoded = self._encode_repaired(tokens, segments, expander)
-        return Compressed(tokens, segments, entropies, nats, encoded)
+        return Compressed(tokens, segments, entropies, nll, self.encode(tokens, segments))
 
     def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
         """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats where it does not
@@ -163,34 +157,17 @@ class ByteSegmentCompressor(nn.Module):
             self.entropy_model.requires_grad_(False)
             self.entropy_model.zero_grad(set_to_none=True)  # a gradient left over would still be stepped on
 
-    def encode(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None = None) -> Encoded:
-        """Codes of given segments; each different segment is worked out once. Special tokens become special codes.
+    def encode(self, tokens: Tokens, segments: Segments) -> Encoded:
+        """Codes of given segments; each distinct segment is encoded once. Special tokens become special codes.
 
-        In training `distinct` has parts of segments too, behind the others, so that these come back as well
-        (components/segment_parts.py).
+        In training `distinct` also has parts of segments, behind the others, so that the model learns to code these,
+        too (segment_parts.py).
         """
         distinct = distinct_segments(tokens, segments)
         if self.training and torch.is_grad_enabled():
             distinct = with_parts(distinct)
-        quantized = self._quantize(distinct.tokens, distinct.segments, expander)
-        each = distinct.of_segment
-        vectors = gather_rows(quantized.vectors, each)
-        codes = Tokens(quantized.codes[each], segments.packing, self.code_vocabulary, vectors)
-        return Encoded(codes, distinct, quantized)
-
-    @torch.no_grad()
-    def _encode_repaired(
-        self, tokens: Tokens, segments: Segments, expander: CodeExpander
-    ) -> tuple[Segments, Encoded]:
-        """Codes of the segments, where those that do not come back are cut in two, and their parts, down to tokens."""
-        while True:
-            encoded = self.encode(tokens, segments, expander)
-            found = encoded.distinct
-            wrong = expander.errors(encoded.vectors, found.tokens, found.segments) > 0
-            lost = wrong[found.of_segment] & (segments.lengths > 1)
-            if not lost.any():
-                return segments, encoded
-            segments = cut_in_two(segments, lost)
+        quantized = self._quantize(distinct.tokens, distinct.segments)
+        return Encoded.of(distinct, quantized, segments.packing, self.code_vocabulary)
 
     def encode_each(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, Q) the codes of `encode`, for a few segments that need not be compared with each other."""
@@ -198,24 +175,20 @@ class ByteSegmentCompressor(nn.Module):
         codes = self.quantizer(self.pooled(tokens, segments)).codes
         return torch.where(first < self.vocabulary.codebook_size, codes, self._special_code(first))
 
-    def _quantize(self, tokens: Tokens, segments: Segments, expander: CodeExpander | None) -> Quantized:
-        """Segments, S of them, special ones too."""
+    def _quantize(self, tokens: Tokens, segments: Segments) -> Quantized:
+        """S segments, special ones among them, which have zeros as their vectors."""
         first = segments.first_tokens
         special = tokens.special[first]  # (S,)
         plain = (~special).nonzero()[:, 0]
         quantized = self.quantizer(gather_rows(self.pooled(tokens, segments), plain))
-        codes, vectors, lattice = quantized.codes, quantized.vectors, quantized.lattice
-        if expander is not None:
-            lattice = None  # of the codes that were there first
-            inside = take_segments(tokens, segments, plain)
-            codes, vectors = search_codes(codes, vectors, *inside, self.quantizer, expander)
         ids = self._special_code(tokens.ids[first, :1]).repeat(1, self.code_vocabulary.slots)
-        ids[plain] = codes
+        ids[plain] = quantized.codes
 
         def among_zeros(x: Tensor) -> Tensor:
             return x.new_zeros(len(first), x.shape[1]).index_put((plain,), x)
 
-        return Quantized(among_zeros(vectors), ids, quantized.loss, None if lattice is None else among_zeros(lattice))
+        lattice = None if quantized.lattice is None else among_zeros(quantized.lattice)
+        return Quantized(among_zeros(quantized.vectors), ids, quantized.loss, lattice)
 
     def _special_code(self, token: Tensor) -> Tensor:
         """The number of a special token among the codes."""
@@ -223,8 +196,8 @@ class ByteSegmentCompressor(nn.Module):
 
     def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, D) what the quantizer reads: a function of each segment's own tokens."""
-        longest = self.place.num_embeddings
-        x = self.embedding(tokens) + self.place(segments.offsets.clamp(max=longest - 1))
+        longest = self.position.num_embeddings
+        x = self.embedding(tokens) + self.position(segments.offsets.clamp(max=longest - 1))
         x = self.pool(x, segments) + self.length(segments.lengths.clamp(max=longest))
         return self.norm(self.blocks(x))
 

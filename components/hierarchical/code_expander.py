@@ -19,7 +19,7 @@ from abstractinator.components.hierarchical.segmentation import Segments
 from abstractinator.components.packing import gather_rows
 from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
 from abstractinator.components.token_head import IGNORED, ParallelHead, nll_of
-from abstractinator.components.tokens import Vocabulary, Tokens
+from abstractinator.components.tokens import Tokens, Vocabulary
 from abstractinator.components.transformer import (
     GroupedLinear,
     ResidualMLP,
@@ -102,7 +102,7 @@ class CodeExpander(nn.Module):
 
     # decompress: quantized vectors → tokens
 
-    def places(self, vectors: Tensor) -> Tensor:
+    def position_vectors(self, vectors: Tensor) -> Tensor:
         """Quantized vectors (S, D) → (S, L, P): a hidden vector for each place."""
         x = self.blocks(self.from_vector(vectors)).view(len(vectors), self.longest, self.config.position_width)
         return self.position_norm(self.position_mlp(x))
@@ -114,14 +114,14 @@ class CodeExpander(nn.Module):
         cost nothing.
         """
         index, offsets, targets = self._targets(tokens, segments)
-        hidden = gather_rows(self.places(vectors).flatten(0, 1), index * self.longest + offsets)
+        hidden = gather_rows(self.position_vectors(vectors).flatten(0, 1), index * self.longest + offsets)
         return _summed(self.head.nll(hidden, targets), index, len(vectors))
 
     @torch.no_grad()
     def verdict(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor]:
         """`reconstruction_nll` (S,) and `errors` (S,) of plain segments from one look."""
         index, offsets, targets = self._targets(tokens, segments)
-        hidden = self.places(vectors)
+        hidden = self.position_vectors(vectors)
         logits = self.head.logits(hidden.flatten(0, 1))
         chosen = [slot.view(len(vectors), self.longest, -1)[index, offsets] for slot in logits]
         return _summed(nll_of(chosen, targets), index, len(vectors)), self._errors(logits, tokens, segments)
@@ -143,7 +143,7 @@ class CodeExpander(nn.Module):
 
         CacheEntries from a segment's length on hold nothing of meaning.
         """
-        return self._most_probable(self.head.logits(self.places(vectors).flatten(0, 1)))
+        return self._most_probable(self.head.logits(self.position_vectors(vectors).flatten(0, 1)))
 
     def _most_probable(self, logits: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of all places, per slot (S·L, K) → ids (S, L, Q) and lengths (S,)."""
@@ -158,7 +158,7 @@ class CodeExpander(nn.Module):
     @torch.no_grad()
     def errors(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
         """(S,) how many tokens of each segment `expand` gets wrong: wrong ones, missing ones and those too many."""
-        return self._errors(self.head.logits(self.places(vectors).flatten(0, 1)), tokens, segments)
+        return self._errors(self.head.logits(self.position_vectors(vectors).flatten(0, 1)), tokens, segments)
 
     def _errors(self, logits: list[Tensor], tokens: Tokens, segments: Segments) -> Tensor:
         ids, lengths = self._most_probable(logits)

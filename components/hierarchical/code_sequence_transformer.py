@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
 from abstractinator.components.token_head import DepthHead, targets_of
-from abstractinator.components.tokens import Vocabulary, Tokens
+from abstractinator.components.tokens import Tokens, Vocabulary
 from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.incremental_model import IncrementalModel
 
 CANDIDATES = 8
@@ -53,7 +53,7 @@ class Drafts:
     """Drafts for the texts of an IncrementalModel, at most ROWS of them, planned once a segment of the top level, where
     that pays."""
 
-    def __init__(self, model: HierarchicalAutoencoder, state: IncrementalModel, rows: int) -> None:
+    def __init__(self, model: Hierarchy, state: IncrementalModel, rows: int) -> None:
         self.model, self.state = model, state
         self.plans = [_Plan() for _ in range(rows)]
         self.candidates = min(CANDIDATES, model.top.vocabulary.codebook_size)

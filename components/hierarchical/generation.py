@@ -15,46 +15,31 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from abstractinator.components.hierarchical.drafting import Drafts
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
-from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText, repeats
+from abstractinator.components.sampling import Sampler, WrittenText, repeats
 from abstractinator.components.tokens import BYTES, pack_bytes
+from abstractinator.contract.capabilities import Piece
+from abstractinator.contract.generation_config import GenerationConfig
 
 _AHEAD = 32  # bytes that are read at once
 _BLOCK = 32  # codes that are decoded at once
 
 
-@dataclass(frozen=True)
-class Piece:
-    """More bytes of the continuation of one prompt, by its place in the list of prompts."""
-
-    prompt: int
-    data: bytes
+MODES = ("plan", "exact", "speculative")
 
 
-def generate_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> list[bytes]:
-    """Continuations of the prompts, each without its prompt, ended by EOS, a stop string or the bound.
-
-    Prompts may differ in length and are not truncated: attention windows bound the memory, not the text.
-    Raises ValueError for no prompt or an empty one.
-    """
-    texts = [bytearray() for _ in prompts]
-    for piece in stream_bytes(model, prompts, config):
-        texts[piece.prompt] += piece.data
-    return [bytes(text) for text in texts]
-
-
-def check_prompts(prompts: list[bytes]) -> None:
-    """Raises ValueError for what is no list of prompts, no prompt, an empty one or one that is not bytes."""
-    if not isinstance(prompts, list):
+def check_prompts(prompts: Sequence[bytes]) -> None:
+    """Raises ValueError where there is no prompt, an empty one, or one that is not bytes."""
+    if not isinstance(prompts, list | tuple):
         raise ValueError(f"prompts are a list of bytes, not {type(prompts).__name__}: use [b'…']")
     if not prompts:
         raise ValueError("no prompt was given")
@@ -66,13 +51,19 @@ def check_prompts(prompts: list[bytes]) -> None:
         raise ValueError("the prompt is empty; give at least one byte to continue from")
 
 
-def stream_bytes(model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> Iterator[Piece]:
-    """`generate_bytes` piece by piece, as bytes come; a stop string is never among them, not even in part.
+def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
+    """Continuations of the prompts, as bytes are made; each ends at EOS, a stop string or the bound. No part of a stop
+    string is among the bytes.
 
-    The prompts are read in this call, so that its errors come here. While the iterator is in use the model stays in
-    eval mode, and its weights must not change.
+    Prompts may differ in length and are not truncated: attention windows bound the memory, not the text. The prompts
+    are read in this call, so its errors are raised here. While the iterator is in use the model stays in eval mode, and
+    its weights must not change. Raises ValueError for an unknown mode, no prompt or an empty one.
     """
     check_prompts(prompts)
+    if config.mode is None:
+        config = replace(config, mode=MODES[0])
+    if config.mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {config.mode!r}")
     with _evaluating(model), _stepping(next(model.parameters()).device):
         generation = _Generation(model, prompts, config)
     return _stream(generation)
@@ -82,7 +73,7 @@ def _stream(generation: _Generation) -> Iterator[Piece]:
     device, pieces = generation.state.device, generation.pieces()
     with _evaluating(generation.model):
         while True:
-            with _stepping(device):  # left before each yield, lest it reach into the caller's code, or that in here
+            with _stepping(device):  # left before each yield, so that it does not reach into the caller's code
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -90,7 +81,7 @@ def _stream(generation: _Generation) -> Iterator[Piece]:
 
 
 @contextmanager
-def _evaluating(model: HierarchicalAutoencoder) -> Iterator[None]:
+def _evaluating(model: Hierarchy) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
@@ -112,7 +103,7 @@ class _Generation:
     prompts: of each row of the state, the place of its prompt.
     """
 
-    def __init__(self, model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> None:
+    def __init__(self, model: Hierarchy, prompts: Sequence[bytes], config: GenerationConfig) -> None:
         self.model, self.config = model, config
         self.state = IncrementalModel(model, len(prompts), _AHEAD)
         self.state.prefill(prompts)

@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
-from abstractinator.components.hierarchical.level_memory import NewEntries, LevelMemory, Memory
-from abstractinator.components.hierarchical.segmentation import SegmentationState, one_segment_a_row, take_segments
+from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.incremental_parts import first_context, next_context, next_hidden
+from abstractinator.components.hierarchical.level_memory import LevelMemory, Memory, NewEntries
+from abstractinator.components.hierarchical.segmentation import SegmentationState, one_segment_a_row, take_segments
 from abstractinator.components.incremental.folded import FoldedDepthHead, FoldedEmbedding
-from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer, CacheEntries
+from abstractinator.components.incremental.incremental_transformer import CacheEntries, IncrementalTransformer
+from abstractinator.components.incremental.next_tokens import NextTokens
 from abstractinator.components.incremental.ring import entry_index
 from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens
-from abstractinator.components.incremental.next_tokens import NextTokens
 
 _KNOWN = 4096  # segments of a level whose codes are remembered
 _WAITING_FOR_ONE = 3  # rows that may wait for one that goes on
@@ -64,7 +64,7 @@ class IncrementalModel:
     """
 
     @torch.no_grad()
-    def __init__(self, model: HierarchicalAutoencoder, rows: int, ahead: int = 32) -> None:
+    def __init__(self, model: Hierarchy, rows: int, ahead: int = 32) -> None:
         self.model, self.ahead = model, ahead
         self.device = next(model.parameters()).device
         every = torch.arange(rows, device=self.device)

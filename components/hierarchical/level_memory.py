@@ -12,14 +12,14 @@ from torch import Tensor
 
 from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
 from abstractinator.components.hierarchical.incremental_parts import IncrementalEntropyModel, first_hidden
-from abstractinator.components.hierarchical.hierarchical_autoencoder import Level
+from abstractinator.components.hierarchical.level import Level
 from abstractinator.components.incremental.folded import FoldedEmbedding
 from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
-from abstractinator.components.incremental.ring import Ring, entry_index, ring_of
 from abstractinator.components.incremental.match_memory import MatchMemory
+from abstractinator.components.incremental.next_tokens import NextTokens
+from abstractinator.components.incremental.ring import Ring, entry_index, ring_of
 from abstractinator.components.token_embedding import HISTORY, TokenEmbedding
 from abstractinator.components.token_hash import ngram_hashes, token_hash
-from abstractinator.components.incremental.next_tokens import NextTokens
 
 
 @dataclass(frozen=True)

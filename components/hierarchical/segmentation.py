@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from abstractinator.components.packing import Packing, gather_rows
 from abstractinator.components.token_hash import mix, token_hash
-from abstractinator.components.tokens import BYTES, Vocabulary, Tokens
+from abstractinator.components.tokens import BYTES, Tokens, Vocabulary
 
 Rule = Literal["information", "increase", "threshold", "both", "fixed", "whitespace"]
 ENTROPY_RULES = ("information", "increase", "threshold", "both")
@@ -235,10 +235,10 @@ class Segmenter(nn.Module):
         return int(config.target_tokens_per_code) if config.rule == "fixed" else config.max_tokens_per_code
 
     @torch.no_grad()
-    def calibrate(self, tokens: Tokens, entropies: Tensor, *, follow: float = 1.0) -> None:
+    def calibrate(self, tokens: Tokens, entropies: Tensor, *, momentum: float = 1.0) -> None:
         """Moves the threshold to where the tokens' mean segment length is the target.
 
-        follow: 1 sets it; less moves it so far towards the value of this batch (a running calibration).
+        momentum: 1 sets it; less moves it by this share towards the value of this batch (a running calibration).
         """
         if self.config.rule not in ENTROPY_RULES or not len(entropies):
             return
@@ -253,7 +253,7 @@ class Segmenter(nn.Module):
             starts = self._expected(tokens, entropies, middle) | tokens.special
             too_many = starts.sum() > wanted
             low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
-        self.threshold.lerp_(high.to(self.threshold), follow)
+        self.threshold.lerp_(high.to(self.threshold), momentum)
 
     def begin(self, rows: int, device: torch.device) -> SegmentationState:
         """The state before any token of `rows` rows, (rows,) each."""

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
+from abstractinator.components.incremental.next_tokens import NextTokens
 from abstractinator.components.token_embedding import TokenEmbedding
 from abstractinator.components.token_head import DepthHead
-from abstractinator.components.incremental.next_tokens import NextTokens
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 
