@@ -8,14 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lm_eval.api.registry import register_model
-from torch import Tensor
-
-from abstractinator.atomic_file import atomic_write
-from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText
-from abstractinator.data import ByteTokenizer
-from abstractinator.evaluation.byte_lm import ByteLM
-from abstractinator.evaluation.model_args import refuse_unknown
 from abstractinator.evaluation.scoring import (
     CLASSES,
     Passage,
@@ -24,6 +16,14 @@ from abstractinator.evaluation.scoring import (
     scored_places,
     scores_from_logits,
 )
+from lm_eval.api.registry import register_model
+from torch import Tensor
+
+from abstractinator.atomic_file import atomic_write
+from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText
+from abstractinator.data import ByteTokenizer
+from abstractinator.evaluation.byte_lm import ByteLM
+from abstractinator.evaluation.model_args import refuse_unknown
 from benchmarks.flat_transformer import FlatByteTransformer
 
 _KEPT = [*range(ByteTokenizer.BYTES), ByteTokenizer.EOS]  # of the flat transformer's classes, those that follow a byte

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import torch
+from abstractinator.training.run_state import load_model
 
 from abstractinator.components.hierarchical.generation import generate_bytes, stream_bytes
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
@@ -30,7 +31,6 @@ from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import build
 from abstractinator.data import open_corpus
 from abstractinator.device import prepare_processor
-from abstractinator.training.run_state import load_model
 from benchmarks.common import PeakMemory, argument_parser, count_parameters, finish, in_fresh_process, progress, table
 from benchmarks.flat_transformer import FlatByteTransformer
 

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import torch
+from abstractinator.training.segmentation_schedule import follow_or_freeze
 from torch import Tensor, nn
 
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
@@ -23,7 +24,6 @@ from abstractinator.config.experiment import load_experiment
 from abstractinator.data import DataConfig, open_corpus, train_loader
 from abstractinator.device import autocast, prepare_processor
 from abstractinator.training.optimizers import build_optimizers
-from abstractinator.training.segmentation_schedule import follow_or_freeze
 from benchmarks.common import PeakMemory, argument_parser, count_parameters, finish, in_fresh_process, progress, table
 from benchmarks.flat_transformer import FlatByteTransformer
 

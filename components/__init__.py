@@ -1,7 +1,7 @@
 """The parts of the models, and the models themselves; installed as `abstractinator.components`.
 
-In a checkout this folder also has the name `components`: `from components import HierarchicalAutoencoder` gives the very
-same classes.
+In a checkout this folder also has the name `components`: `from components import HierarchicalAutoencoder` gives
+the very same classes.
 """
 
 from importlib import import_module

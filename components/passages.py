@@ -1,4 +1,4 @@
-"""Passages as rows of a byte model, and logits as scores: shared by all kinds that give a distribution of the next byte.
+"""Passages as rows of a byte model, and logits as scores: for every kind that predicts the next byte.
 
 Letters: P passages, C scored bytes of all passages together, N byte ids a row.
 """

@@ -173,7 +173,9 @@ def test_a_code_changes_no_byte_decoded_from_another_one(shape: str) -> None:
     for s in range(codes.packing.total):
         for _ in range(3):
             ids = codes.ids.clone()
-            ids[s] = torch.tensor([random_.randrange(codes.vocabulary.codebook_size) for _ in range(codes.ids.shape[1])])
+            ids[s] = torch.tensor(
+                [random_.randrange(codes.vocabulary.codebook_size) for _ in range(codes.ids.shape[1])]
+            )
             changed = decoded_by_code(model, Tokens(ids, codes.packing, codes.vocabulary))
             assert changed[:s] == original[:s] and changed[s + 1 :] == original[s + 1 :]
             itself += changed[s] != original[s]

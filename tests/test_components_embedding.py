@@ -12,7 +12,7 @@ from abstractinator.components.incremental.incremental_transformer import Increm
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_embedding import TokenEmbedding
 from abstractinator.components.token_hash import ngram_hashes, token_hash
-from abstractinator.components.tokens import BYTES, Vocabulary, Tokens, pack_bytes
+from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_bytes
 from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
 CODES = Vocabulary(16, 3)

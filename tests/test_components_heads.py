@@ -5,13 +5,13 @@ import mmap
 
 import pytest
 import torch
+from abstractinator.components.incremental.large_pages import begin_chunk, in_large_pages
 
 from abstractinator.components import token_head
 from abstractinator.components.incremental.folded import FoldedDepthHead
-from abstractinator.components.incremental.large_pages import begin_chunk, in_large_pages
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_head import IGNORED, DepthHead, ParallelHead, targets_of
-from abstractinator.components.tokens import BYTES, Vocabulary, Tokens
+from abstractinator.components.tokens import BYTES, Tokens, Vocabulary
 
 TINY = Vocabulary(codebook_size=3, slots=2)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from abstractinator.components.match_model import MatchMemory, MatchModel
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_hash import ngram_hashes, token_hash
-from abstractinator.components.tokens import BYTES, Vocabulary, Tokens
+from abstractinator.components.tokens import BYTES, Tokens, Vocabulary
 
 CODES = Vocabulary(4, 2)
 SIZES = (1, 3)

@@ -24,7 +24,7 @@ from abstractinator.components.hierarchical.segmentation import (
     distinct_segments,
 )
 from abstractinator.components.packing import Packing
-from abstractinator.components.tokens import BYTES, Vocabulary, Tokens, pack_bytes
+from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_bytes
 from abstractinator.evaluation.held_out import reconstructed_bytes
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)

@@ -18,7 +18,7 @@ from abstractinator.components.hierarchical.segmentation import (
     is_spacelike,
 )
 from abstractinator.components.packing import Packing
-from abstractinator.components.tokens import BYTES, Vocabulary, Tokens
+from abstractinator.components.tokens import BYTES, Tokens, Vocabulary
 
 RULES = ("information", "increase", "threshold", "both", "fixed", "whitespace")
 every_rule = pytest.mark.parametrize("rule", RULES)

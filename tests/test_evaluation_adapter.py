@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from abstractinator.evaluation.scoring import Passage, Score
 from tiny_evaluation import TEXT, model_of, requests_of, save_tiny
 
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
@@ -17,7 +18,6 @@ from abstractinator.components.sampling import GenerationConfig
 from abstractinator.evaluation import byte_lm
 from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
 from abstractinator.evaluation.model_args import parse_model_args
-from abstractinator.evaluation.scoring import Passage, Score
 
 SHAPE = "threshold-fixed"
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tiny_evaluation import SHAPES, TEXT, Decoder, Encoder, model_of
-from tiny_models import rows_of
-
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Level
-from abstractinator.components.packing import Packing
-from abstractinator.components.tokens import BYTES, Tokens, pack_bytes
 from abstractinator.evaluation.scoring import (
     Passage,
     next_byte_logits,
     scores_from_logits,
     two_part_scores,
 )
+from tiny_evaluation import SHAPES, TEXT, Decoder, Encoder, model_of
+from tiny_models import rows_of
+
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Level
+from abstractinator.components.packing import Packing
+from abstractinator.components.tokens import BYTES, Tokens, pack_bytes
 
 Coder = Encoder | Decoder
 CASES = [(shape, weights) for shape in SHAPES for weights in ("random", "trained")]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from abstractinator.evaluation.scoring import Passage
 from lm_eval.tasks import TaskManager
 from tiny_evaluation import requests_of, write_tasks
 from tiny_models import rows_of
@@ -16,7 +17,6 @@ from tiny_runs import write_text
 
 from abstractinator.components.sampling import GenerationConfig
 from abstractinator.evaluation import harness
-from abstractinator.evaluation.scoring import Passage
 from benchmarks import real_evaluation
 from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
 from benchmarks.flat_transformer import FlatByteTransformer

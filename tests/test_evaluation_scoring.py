@@ -7,17 +7,17 @@ import random
 
 import pytest
 import torch
-from tiny_evaluation import SHAPES, TEXT, model_of
-from tiny_models import random_text, rows_of, tiny_config
-
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
-from abstractinator.components.tokens import pack_bytes
 from abstractinator.evaluation.scoring import (
     Passage,
     next_byte_logits,
     scores_from_logits,
     two_part_scores,
 )
+from tiny_evaluation import SHAPES, TEXT, model_of
+from tiny_models import random_text, rows_of, tiny_config
+
+from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.tokens import pack_bytes
 
 pytestmark = pytest.mark.parametrize(
     ("shape", "weights"), [(shape, weights) for shape in SHAPES for weights in ("random", "trained")]

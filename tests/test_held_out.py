@@ -12,8 +12,8 @@ from tiny_models import padded, tiny_model
 
 from abstractinator.components.hierarchical.hierarchical_autoencoder import Decompressed
 from abstractinator.components.packing import Packing
-from abstractinator.components.tokens import BYTES, Vocabulary, Tokens, pack_bytes
-from abstractinator.evaluation.held_out import reconstructed_bytes, evaluate_held_out
+from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_bytes
+from abstractinator.evaluation.held_out import evaluate_held_out, reconstructed_bytes
 
 BOS, EOS = BYTES.bos, BYTES.eos
 SEGMENTS: list[list[int]] = [[BOS], [*b"abc"], [*b"de"], [EOS]]

@@ -13,19 +13,18 @@ from typing import Any
 
 import pytest
 import torch
+from abstractinator.checkpoints.models import load_model
 from tiny_models import tiny_config
 from tiny_runs import assert_same_weights, folders, losses_of, recorded_steps, tiny_experiment, weights_of, write_text
-from torch import Tensor
 
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig
 from abstractinator.components.hierarchical import segment_parts
+from abstractinator.contract.model import Batch
 from abstractinator.data import ReadAhead, open_corpus, train_loader
 from abstractinator.evaluation.held_out import HeldOutReport
-from abstractinator.contract.model import Batch
 from abstractinator.training import loop
 from abstractinator.training.loop import train
-from abstractinator.checkpoints.models import load_model
 from abstractinator.training.state import RunState
 from abstractinator.training.step import StepResult
 

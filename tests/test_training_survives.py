@@ -26,9 +26,8 @@ from abstractinator.components.hierarchical.hierarchical_autoencoder import Hier
 from abstractinator.contract.model import Batch
 from abstractinator.training import loop
 from abstractinator.training.loop import Interrupted, train
-from abstractinator.training.state import RunState
+from abstractinator.training.state import RunState, TrainingError
 from abstractinator.training.step import StepResult
-from abstractinator.training.state import TrainingError
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -18,8 +18,8 @@ from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.components.sampling import GenerationConfig
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
-from abstractinator.data import DataConfig
 from abstractinator.contract.model import Batch
+from abstractinator.data import DataConfig
 from abstractinator.training import loop
 from abstractinator.training.state import RunState
 from abstractinator.training.step import StepResult

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, that load without executing code, and that notice a flipped bit.
+"""Checkpoint files: written atomically, loaded without executing code, and checked for every flipped bit.
 
 The file is what `torch.save` writes, an uncompressed zip archive, and holds one dict: the caller's payload
 with `format` and `format_version`. Every record of the archive carries a CRC32, which torch does not look at;
@@ -7,39 +7,28 @@ with `format` and `format_version`. Every record of the archive carries a CRC32,
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 import pickle
-import random
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 
-_log = logging.getLogger(__name__)
+from abstractinator.checkpoints.checkpoint_folder import checkpoints, latest_checkpoint
+from abstractinator.checkpoints.errors import CheckpointError
 
 FORMAT = "abstractinator-checkpoint"
-FORMAT_VERSION = 3  # 3: the predictor has a match model
-_STEP = re.compile(r"checkpoint_step(\d+)\.pt")
+FORMAT_VERSION = 4  # 4: kinds of model; names of the parameters and of the settings have changed
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read; the message says what to do."""
-
-
-# ---- writing -----------------------------------------------------------------------------------------------
-
-
 def save_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:
-    """Writes `payload` (dicts, lists, tensors, numbers, text) to `path`, whole or not at all.
+    """Writes `payload` (dicts, lists, tensors, numbers, text) to `path` atomically.
 
     The bytes go to a temporary name in the same folder, reach the disk, and only then take the name `path`:
     a crash, a full disk or a kill at any moment leaves every earlier file as it was. What a killed process
@@ -64,39 +53,6 @@ def save_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:
         if not isinstance(error.__context__, OSError):
             raise
         raise CheckpointError(_cannot_write(path, error.__context__)) from error
-
-
-def check_writable(folder: str | Path) -> None:
-    """Creates `folder` and writes to it once: a run shall fail before its first step, not at its last."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _temporary(folder / "check") as (file, _):
-            file.write(b"\0")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        advice = "choose another folder with checkpoint_dir=…, or change its permissions"
-        message = f"checkpoints cannot be written to {folder} ({error.strerror}): {advice}"
-        raise CheckpointError(message) from error
-
-
-@contextmanager
-def lock(folder: str | Path) -> Iterator[None]:
-    """Keeps other trainings out of a folder of checkpoints, until the block or the process ends, however it ends.
-
-    Raises CheckpointError where one is at work there.
-    """
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(Path(folder) / ".lock", "ab"))  # stays: another may look at this very file
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            advice = "wait for its end, or give this one a folder of its own with checkpoint_dir=…"
-            raise CheckpointError(f"another training writes its checkpoints to {folder}: {advice}") from error
-        except OSError as error:
-            _log.warning("%s cannot be locked (%s): see to it that no other training writes there", folder, error)
-        yield
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -151,7 +107,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut; a file system that cannot sync a folder is left to itself."""
+    """Makes a rename survive a power cut, where the file system can sync a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -166,9 +122,6 @@ def _cannot_write(path: Path, error: OSError) -> str:
     kept = f"the latest whole checkpoint is {earlier}" if earlier else "there is no earlier checkpoint"
     advice = "free disk space or choose another checkpoint_dir, then resume"
     return f"cannot write {path} ({error.strerror or error}); {kept}; {advice}"
-
-
-# ---- reading -----------------------------------------------------------------------------------------------
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -192,24 +145,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} was written by another program: it lacks the mark '{FORMAT}'")
     if version != FORMAT_VERSION:
         writer = f"abstractinator {content.get('version', 'of unknown version')}"
-        newer = "update this one" if version > FORMAT_VERSION else f"train anew, or use {writer}"
+        newer = "update this program" if version > FORMAT_VERSION else f"train again, or use {writer}"
         advice = f"this program reads version {FORMAT_VERSION}: {newer}"
         raise CheckpointError(f"{path}, written by {writer}, has checkpoint format version {version}; {advice}")
     return content
-
-
-def latest_checkpoint(folder: str | Path) -> Path | None:
-    """The `checkpoint_step{N}.pt` with the largest N in `folder`, or None."""
-    found = checkpoints(folder)
-    return found[-1][1] if found else None
-
-
-def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
-    """The steps and files of the checkpoints in `folder`, in the order of the steps."""
-    folder = Path(folder)
-    entries = [entry for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
-    matches = [(_STEP.fullmatch(entry.name), entry) for entry in entries]
-    return sorted((int(match[1]), entry) for match, entry in matches if match)
 
 
 def _check_records(path: Path) -> None:
@@ -237,35 +176,3 @@ def _missing(path: Path) -> str:
     names = [found.name for _, found in checkpoints(path.parent)]
     shown = ", ".join(names[-10:]) if names else "no checkpoints"
     return f"there is no file {path}; in {path.parent} there are: {shown}"
-
-
-# ---- random states -----------------------------------------------------------------------------------------
-
-
-def random_state() -> dict[str, Any]:
-    """The states of the generators of Python, numpy and torch (and CUDA where it is), as ints and tensors."""
-    version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    assert name == "MT19937" and isinstance(keys, np.ndarray)
-    return {
-        "python": {"version": version, "internal": torch.tensor(internal), "gauss": gauss},
-        "numpy": {
-            "keys": torch.from_numpy(keys.astype(np.int64)),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "cached": float(cached),
-        },
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Puts back what `random_state` returned; CUDA states are skipped where there are not as many devices."""
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
-    keys = numpy["keys"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -8,12 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-Documents = Literal["packed", "whole", "crop"]
 Sums = dict[str, float | Tensor]
 """Additive quantities of held-out text, on the CPU: those of two batches are added key by key."""
 
@@ -23,15 +22,12 @@ _SMALLEST_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How documents become rows of token ids. Each document is BOS, its bytes, EOS.
+    """How documents become rows of token ids: each is BOS, its bytes, EOS; rows are cut from all of them end to end.
 
-    length: N, token ids in a row. documents: `packed` cuts rows from all documents end to end, `whole` starts each
-    document in a row of its own (a long one fills several), `crop` takes one random stretch of each document.
-    PAD fills what is left of a row.
+    length: N, token ids in a row.
     """
 
     length: int
-    documents: Documents = "packed"
 
     def __post_init__(self) -> None:
         if self.length < 2:
@@ -49,6 +45,10 @@ class Batch:
     def of(cls, ids: Tensor, byte_values: int = 256) -> Batch:
         """A batch of rows (B, N) on the CPU; ids below `byte_values` are bytes."""
         return cls(ids, int((ids < byte_values).sum()))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory from which a GPU copies by itself."""
+        return replace(self, ids=self.ids.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device. A pinned batch is copied without waiting for the copy."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from abstractinator.data.byte_tokenizer import ByteTokenizer, text_to_bytes
     from abstractinator.data.corpus import Corpus, DocumentStream, open_corpus
     from abstractinator.data.data_config import DataConfig, DataError
-    from abstractinator.data.packed_rows import PackedRows, train_loader
+    from abstractinator.data.packed_rows import PackedRows, count_rows, rows_of, train_loader
     from abstractinator.data.read_ahead import ReadAhead
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "DocumentStream",
     "PackedRows",
     "ReadAhead",
+    "count_rows",
     "open_corpus",
+    "rows_of",
     "text_to_bytes",
     "train_loader",
 ]
@@ -36,6 +38,8 @@ _MODULES = {
     "DataConfig": "data_config",
     "DataError": "data_config",
     "PackedRows": "packed_rows",
+    "count_rows": "packed_rows",
+    "rows_of": "packed_rows",
     "train_loader": "packed_rows",
     "ReadAhead": "read_ahead",
 }

@@ -32,12 +32,12 @@ class ByteTokenizer:
     vocab_size: ClassVar[int] = 259
 
     def encode(self, text: bytes | str, *, bos: bool = False, eos: bool = False) -> np.ndarray:
-        """Token ids of `text`, int16, shape (N,), with BOS before and EOS after where asked for.
+        """Token ids of `text`, int64, shape (N,), with BOS before and EOS after where asked for.
 
         A `str` goes through `text_to_bytes`. The result is a new array that the caller may change.
         """
         data = np.frombuffer(text_to_bytes(text) if isinstance(text, str) else text, dtype=np.uint8)
-        ids = np.empty(bos + len(data) + eos, dtype=np.int16)
+        ids = np.empty(bos + len(data) + eos, dtype=np.int64)
         ids[int(bos) : int(bos) + len(data)] = data
         if bos:
             ids[0] = self.BOS

@@ -1,6 +1,8 @@
 """What a corpus is: training documents in a shuffled, resumable order, and held-out documents."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from abstractinator.data.data_config import DataConfig
@@ -42,8 +44,9 @@ class Corpus(ABC):
         every run, at least one, none empty, only the last one possibly cut short."""
 
 
-def open_corpus(config: DataConfig) -> Corpus:
-    """The corpus that `config` names, ready to read.
+def open_corpus(config: DataConfig, exclude: Sequence[Path] = ()) -> Corpus:
+    """The corpus that `config` names, ready to read. exclude: folders inside data.path that are not read, such as those
+    to which a training writes.
 
     Raises DataError, saying what to do, when there is nothing there, nothing in it, or no way to it.
     """
@@ -56,7 +59,7 @@ def open_corpus(config: DataConfig) -> Corpus:
     if config.path is not None:
         from abstractinator.data.document_files import find_units
 
-        units = find_units(config.path, config.text_column_name)
+        units = find_units(config.path, config.text_column_name, exclude)
         return LocalCorpus(config.path, units.train, units.validation, config)
     from abstractinator.data.embedded_corpus import embedded_units
 

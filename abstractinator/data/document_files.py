@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class SplitUnits:
     validation: list[DocumentUnit] | None
 
 
-def find_units(path: str, column: str) -> SplitUnits:
+def find_units(path: str, column: str, exclude: Sequence[Path] = ()) -> SplitUnits:
     """The documents at a file or folder, in the order of their relative names.
 
     A file of any name can be given itself; of a folder, hidden files and suffixes that are not known as
@@ -54,7 +55,7 @@ def find_units(path: str, column: str) -> SplitUnits:
         raise DataError(f"data.path={path!r} does not exist (from the folder {Path.cwd()}); check the spelling")
     if not root.is_dir():
         return SplitUnits(_file_units(root, root.name, column, given=True), None)
-    files = _files_below(root)
+    files = _files_below(root, {folder.resolve() for folder in exclude})
     splits = _files_by_split(files)
     if "train" not in splits:
         return SplitUnits(_all_units(root, files, column), None)
@@ -70,9 +71,13 @@ def find_units(path: str, column: str) -> SplitUnits:
     return SplitUnits(_all_units(root, splits["train"], column), validation)
 
 
-def _files_below(root: Path) -> list[Path]:
+def _files_below(root: Path, exclude: set[Path]) -> list[Path]:
     """The readable kinds of files below `root`, relative to it and sorted. DataError when there are none."""
-    found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+    found = [
+        path.relative_to(root)
+        for path in root.rglob("*")
+        if path.is_file() and exclude.isdisjoint((path.resolve(), *path.resolve().parents))
+    ]
     visible = [path for path in found if not any(part.startswith(".") for part in path.parts)]
     known = sorted((path for path in visible if path.suffix.lower() in _TEXT | _TABLES), key=Path.as_posix)
     if not known:

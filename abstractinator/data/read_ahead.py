@@ -13,8 +13,9 @@ from threading import Event, Thread
 from typing import Any
 from weakref import WeakSet
 
-from torch import Tensor
 from torchdata.stateful_dataloader import StatefulDataLoader
+
+from abstractinator.contract.model import Batch
 
 _POLL = 0.1  # seconds between two looks at whether anybody still waits
 _PATIENCE = 5.0  # seconds that a program's end waits for a read that hangs
@@ -44,13 +45,13 @@ class ReadAhead:
         self._loader.load_state_dict(state)
         self._state = None
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Batch]:
         self.close()
         batches = iter(self._loader)  # a position of other data is refused here
         self._state = self._loader.state_dict()
         return self._given_out(batches)
 
-    def _given_out(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    def _given_out(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         ready: Queue[_Read] = Queue(self._depth)
         over = self._over = Event()
         self._reader = Thread(target=self._read, args=(batches, ready, over), name="read ahead", daemon=True)
@@ -70,11 +71,11 @@ class ReadAhead:
         finally:
             over.set()
 
-    def _read(self, batches: Iterator[Tensor], ready: Queue[_Read], over: Event) -> None:
+    def _read(self, batches: Iterator[Batch], ready: Queue[_Read], over: Event) -> None:
         last: _Read = (None, None, None)
         try:
             for batch in batches:
-                one = batch.pin_memory() if self._pinned else batch
+                one = batch.pinned() if self._pinned else batch
                 if not _put(ready, (one, self._loader.state_dict(), None), over):
                     return
         except BaseException as error:  # whatever it is, it belongs to who reads
@@ -99,7 +100,7 @@ def _end_threads() -> None:
         loader.close(_PATIENCE)
 
 
-_Read = tuple[Tensor | None, dict[str, Any] | None, BaseException | None]
+_Read = tuple[Batch | None, dict[str, Any] | None, BaseException | None]
 
 
 def _put(ready: Queue[_Read], one: _Read, over: Event) -> bool:

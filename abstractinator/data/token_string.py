@@ -1,4 +1,4 @@
-"""The documents of all epochs as one string of tokens that can be entered at any place."""
+"""The documents of all epochs as one string of tokens, which can be read from any position on."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,18 +11,18 @@ from abstractinator.data.data_config import DataError
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place in the string: `token` tokens into a document of an epoch."""
+class Position:
+    """A position in the string: `token` tokens into a document of an epoch."""
 
     epoch: int = 0
     document: Any = None  # the document's position, as its DocumentStream gave it; None: the epoch's first
-    token: int = 0  # so many of the document's tokens (BOS bytes EOS) lie before the place
+    token: int = 0  # so many of the document's tokens (BOS bytes EOS) come before the position
 
 
 class TokenString:
     """The tokens from `start` on: each document as BOS bytes EOS, epoch after epoch."""
 
-    def __init__(self, corpus: Corpus, seed: int, num_epochs: int | None, start: Place) -> None:
+    def __init__(self, corpus: Corpus, seed: int, num_epochs: int | None, start: Position) -> None:
         self._corpus, self._seed, self._num_epochs = corpus, seed, num_epochs
         self._tokenizer = ByteTokenizer()
         self._open_epoch(start.epoch, start.document)
@@ -30,14 +30,14 @@ class TokenString:
             self._open_document()
             self._used = start.token
 
-    def place(self) -> Place:
-        """Where the next token lies."""
+    def position(self) -> Position:
+        """The position of the next token."""
         if self._used < len(self._tokens):
-            return Place(self._epoch, self._document, self._used)
-        return Place(self._epoch, self._stream.position(), 0)
+            return Position(self._epoch, self._document, self._used)
+        return Position(self._epoch, self._stream.position(), 0)
 
     def fill(self, target: np.ndarray) -> int:
-        """Write the next tokens into `target` (int16, flat) and return how many: fewer than it holds only
+        """Write the next tokens into `target` (int64, flat) and return how many: fewer than it holds only
         where an epoch ends, and 0 only at the end of the last.
 
         Raises DataError when an epoch has no documents.
@@ -62,8 +62,8 @@ class TokenString:
     def _open_epoch(self, epoch: int, document: Any) -> None:
         self._epoch = epoch
         self._stream = self._corpus.train_documents(epoch, self._seed, document)
-        self._has_documents = document is not None  # one was read before this place
-        self._tokens = np.empty(0, dtype=np.int16)  # of the open document
+        self._has_documents = document is not None  # one was read before this position
+        self._tokens = np.empty(0, dtype=np.int64)  # of the open document
         self._used = 0  # so many of them lie before the next token
         self._document: Any = None  # the open document's position
 

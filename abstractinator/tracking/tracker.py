@@ -1,26 +1,30 @@
-"""What a run leaves in MLflow: its settings, metrics, sample texts and plots, in a local store.
+"""What a run leaves in MLflow: its settings, metrics, sample texts and plots, in a local store (store.py).
 
-The store of a project is `mlruns/<project_name>/`: a SQLite database `mlflow.db` with `artifacts/` beside it.
-To look at it: `mlflow ui --backend-store-uri sqlite:///mlruns/<project_name>/mlflow.db`.
+To look at it: the command that `ui_command` gives. The store is opened, and written to, in a thread of its own, so that
+a training does not wait for it.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from abstractinator.tracking.store import database_uri, open_store, store_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TRACKING_FOLDER = "mlruns"
 _MAX_VALUE = 6000  # characters of a parameter, MLflow's limit
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
@@ -34,8 +38,15 @@ class Tracker:
     KeyboardInterrupt and SystemExit. No method raises for a failure of the store.
     """
 
-    run_id: str | None = None
-    """What `start_tracking` takes to go on with this run; None where nothing is tracked."""
+    @property
+    def run_id(self) -> str | None:
+        """What `start_tracking` takes to resume this run; None where nothing is tracked. Waits for the store."""
+        return None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what is logged is kept. Waits for the store."""
+        return self.run_id is not None
 
     def log_config(self, config: dict[str, Any]) -> None:
         """The nested plain dict of settings: as flat parameters `data.path`, and whole as `config.json`."""
@@ -65,102 +76,116 @@ class Tracker:
 
 
 def start_tracking(
-    project_name: str | None, run_name: str, run_id: str | None = None, root: str | Path = "mlruns"
+    project_name: str | None, run_name: str, run_id: str | None = None, root: str | Path = TRACKING_FOLDER
 ) -> Tracker:
-    """The tracker of a new run, or of the earlier run `run_id` of the same project, taken up again.
+    """The tracker of a new run, or of the earlier run `run_id` of the same project, which is resumed.
 
     `project_name=None` gives a tracker that keeps nothing, and so does a store that cannot be opened, with a
-    warning. A `run_id` that the store does not have begins a new run.
+    warning. A `run_id` that the store does not have, or that was deleted, begins a new run.
     """
     if project_name is None:
         return Tracker()
-    try:
-        return _MlflowTracker(Path(root) / project_name, project_name, run_name, run_id)
-    except Exception as error:
-        warnings.warn(f"this run is not tracked, MLflow's store failed: {_first_line(error)}", stacklevel=2)
-        return Tracker()
+    return _MlflowTracker(store_folder(root, project_name), project_name, run_name, run_id)
+
+
+def ui_command(project_name: str, root: str | Path = TRACKING_FOLDER) -> str:
+    """The shell command that shows a project."""
+    return f"mlflow ui --backend-store-uri {shlex.quote(database_uri(store_folder(root, project_name)))}"
 
 
 class _MlflowTracker(Tracker):
     def __init__(self, folder: Path, project_name: str, run_name: str, run_id: str | None) -> None:
         self._failures, self._warned = 0, False
-        self._client = _open_client(folder)
-        artifacts = (folder / "artifacts").resolve().as_uri()
-        experiment = self._client.get_experiment_by_name(project_name)
-        if experiment is not None:
-            experiment_id = experiment.experiment_id
-        else:
-            experiment_id = self._client.create_experiment(project_name, artifact_location=artifacts)
-        if run_id is not None and self._is_known(run_id):
-            self._client.update_run(run_id, status="RUNNING")
-            self.run_id = run_id
-        else:
-            self.run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
+        self._run_id: str | None = None
+        self._client: Any = None
+        self._is_open = Event()
+        self._actions: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread = Thread(
+            target=self._work, args=(folder, project_name, run_name, run_id), name="tracking", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def run_id(self) -> str | None:
+        self._is_open.wait()
+        return self._run_id
+
+    def _work(self, folder: Path, project_name: str, run_name: str, run_id: str | None) -> None:
+        """Opens the store, then does what is asked for, in order, until None comes."""
+        try:
+            self._client, experiment_id = open_store(folder, project_name)
+            if run_id is not None and self._is_known(run_id):
+                self._client.update_run(run_id, status="RUNNING")
+                self._run_id = run_id
+            else:
+                self._run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
+        except ImportError:
+            self._warn("this run is not tracked: mlflow is not installed; pip install 'abstractinator[tracking]'")
+        except Exception as error:
+            self._warn(f"this run is not tracked, MLflow's store failed: {_first_line(error)}")
+        self._is_open.set()
+        while (action := self._actions.get()) is not None:
+            self._try(action)
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            warnings.warn(message, stacklevel=2)
+        self._warned = True
 
     def _is_known(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.get_run(run_id)
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException:
             return False
-        return True
 
     def log_config(self, config: dict[str, Any]) -> None:
         self.log_text(json.dumps(config, indent=2), "config.json")
-        self._try(lambda: self._log_params(config))
+        self._actions.put(lambda: self._log_params(config))
 
     def _log_params(self, config: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
         # A parameter never changes in MLflow: a resumed run keeps its first values, config.json has the new.
-        present = self._client.get_run(self.run_id).data.params
+        present = self._client.get_run(self._run_id).data.params
         flat = {_valid_key(key): value for key, value in _flatten(config, "")}
         params = [Param(key, value[:_MAX_VALUE]) for key, value in flat.items() if key not in present]
         for start in range(0, len(params), _PARAMS_PER_BATCH):
-            self._client.log_batch(self.run_id, params=params[start : start + _PARAMS_PER_BATCH])
+            self._client.log_batch(self._run_id, params=params[start : start + _PARAMS_PER_BATCH])
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        now, numbers = int(1000 * time.time()), {name: float(value) for name, value in metrics.items()}
+        self._actions.put(partial(self._log_metrics, numbers, step, now))
+
+    def _log_metrics(self, metrics: dict[str, float], step: int, now: int) -> None:
         from mlflow.entities import Metric
 
-        now = int(1000 * time.time())
-        values = [Metric(_valid_key(key), float(value), now, step) for key, value in metrics.items()]
+        values = [Metric(_valid_key(key), value, now, step) for key, value in metrics.items()]
         for start in range(0, len(values), _METRICS_PER_BATCH):
-            batch = values[start : start + _METRICS_PER_BATCH]
-            self._try(partial(self._client.log_batch, self.run_id, metrics=batch))
+            self._client.log_batch(self._run_id, metrics=values[start : start + _METRICS_PER_BATCH])
 
     def log_text(self, text: str, artifact_file: str) -> None:
-        self._try(lambda: self._client.log_text(self.run_id, text, artifact_file))
+        self._actions.put(lambda: self._client.log_text(self._run_id, text, artifact_file))
 
     def log_figure(self, figure: Figure, artifact_file: str) -> None:
-        self._try(lambda: self._client.log_figure(self.run_id, figure, artifact_file))
+        self._actions.put(lambda: self._client.log_figure(self._run_id, figure, artifact_file))
 
     def end(self, status: str) -> None:
-        self._try(lambda: self._client.set_terminated(self.run_id, status))
+        self._actions.put(lambda: self._client.set_terminated(self._run_id, status))
+        self._actions.put(None)
+        self._thread.join()
 
     def _try(self, action: Callable[[], object]) -> None:
-        """Runs `action`; a training never stops for its tracking, so a failure is one warning."""
-        if self._failures >= _GIVE_UP_AFTER:
+        """Does `action`; a training never stops for its tracking, so failures are one warning."""
+        if self._run_id is None or self._failures >= _GIVE_UP_AFTER:
             return
         try:
             action()
             self._failures = 0
         except Exception as error:
             self._failures += 1
-            if not self._warned:
-                warnings.warn(f"tracking failed, the run goes on: {_first_line(error)}", stacklevel=3)
-            self._warned = True
-
-
-def _open_client(folder: Path) -> Any:
-    """MLflow's client on the database in `folder`, created if missing; silent, and calling nobody."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient  # 1.3 s, which a run without tracking need not pay
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+            self._warn(f"tracking failed, the run continues: {_first_line(error)}")
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, str]]:

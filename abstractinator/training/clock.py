@@ -1,7 +1,7 @@
 """Where a training is in its plan, also where the time is too short for all planned steps.
 
-Learning rates and phases follow the planned steps, P of them. In a training without a time limit each step is one planned
-step. With a limit each step counts for `stride` ≥ 1 planned steps. The stride is planned again while the training runs,
+Learning rates and phases follow the planned steps, P of them. Without a time limit each step is one planned step. With
+a limit each step counts for `stride` ≥ 1 planned steps. The stride is planned again while the training runs,
 from the time that steps take then, so the training ends in time whatever else the machine has to do, and still goes
 through its whole schedule. The list of strides repeats such a run exactly (`pace`).
 """

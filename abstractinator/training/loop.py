@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from abstractinator.checkpoints.checkpoint_file import CheckpointError, load_checkpoint
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.checkpoints.checkpoint_folder import (
     archive,
     best_checkpoint,
@@ -23,6 +23,7 @@ from abstractinator.checkpoints.checkpoint_folder import (
     lock,
     remove_old_checkpoints,
 )
+from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.models import check_same_model
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import ConfigError, to_dict
@@ -67,7 +68,7 @@ def train(config: ExperimentConfig) -> report.Summary:
     check_schedule(config)
     payload = load_checkpoint(resume_from) if resume_from is not None else None
     if payload is not None and resume_from is not None:
-        check_same_model(payload, config, resume_from)
+        check_same_model(payload, config.model, resume_from)
     model = new_model(config, device)
     check_writable(folder)
     with lock(folder):
@@ -247,7 +248,7 @@ def _finish(
     tracker.log_text(summary.table(), "summary.txt")
     print(f"\n{examples}\n\n{summary.table()}\n")
     print(f"wrote {checkpoint} and {folder / 'summary.json'}")
-    if tracker.is_kept:
+    if tracker.is_kept and state.config.project_name is not None:
         print(f"metrics, samples and plots: {ui_command(state.config.project_name)}")
     if state.clock.pace and state.config.pace is None:
         print(f"this run again, on any machine: the same settings and {_repeated(state)}")

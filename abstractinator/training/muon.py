@@ -57,7 +57,8 @@ class Muon(torch.optim.Optimizer):
                 for same, update in zip(stacks, updates, strict=True):
                     rows, columns = same[0].flatten(1).shape
                     torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
-                    torch._foreach_add_(same, update.view(-1, *same[0].shape).unbind(), alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+                    rate = group["lr"] * math.sqrt(max(1, rows / columns))
+                    torch._foreach_add_(same, update.view(-1, *same[0].shape).unbind(), alpha=-rate)
         return loss
 
     def _updates(self, same: list[Tensor], momentum: float) -> Tensor:

@@ -19,7 +19,6 @@ from abstractinator.data import ByteTokenizer, text_to_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from abstractinator.training.state import RunState
 
 _RECONSTRUCTED_BYTES = 400
 _ROWS_IN_FIGURES = 32

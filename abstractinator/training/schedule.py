@@ -1,10 +1,10 @@
 """Learning rates over the planned steps of a training: a factor on the rates of the settings.
 
-    warmup_stable_decay   linear warm-up, constant, then decay over the last num_decay_steps (Hu et al. 2024,
-                          arXiv 2404.06395)
-    cosine                linear warm-up, then half a cosine down to the end
-    linear                linear warm-up, then linear down to the end
-    constant              linear warm-up, then constant
+warmup_stable_decay   linear warm-up, constant, then decay over the last num_decay_steps (Hu et al. 2024,
+                      arXiv 2404.06395)
+cosine                linear warm-up, then half a cosine down to the end
+linear                linear warm-up, then linear down to the end
+constant              linear warm-up, then constant
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from abstractinator import __version__, registry
-from abstractinator.checkpoints.checkpoint_file import CheckpointError, save_checkpoint
+from abstractinator.checkpoints.checkpoint_file import save_checkpoint
 from abstractinator.checkpoints.checkpoint_folder import best_checkpoint
+from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.random_state import random_state, set_random_state
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
@@ -31,7 +32,7 @@ class TrainingError(ValueError):
 class RunState:
     """A model in training, with all that changes along with it.
 
-    base_rates: the learning rates of the settings, in the optimizers' order. bytes_read, rows_read: what was trained on.
+    base_rates: the learning rates of the settings, one for each optimizer. bytes_read, rows_read: what was trained on.
     seconds: time in the loop, with measurements, samples and checkpoints; the clock has that of the steps alone. Both
     are over all sessions. history: (step, reported means) of the logged steps. written: this run's checkpoints, oldest
     first, with their headline metric, None where it was not measured. finite: whether all losses and gradients since
@@ -96,9 +97,9 @@ class RunState:
             best = best_checkpoint(self.written) or next(reversed(self.written), None)
             again = f"resume_from_checkpoint={Path(self.config.checkpoint_dir) / best}" if best else "start again"
             raise TrainingError(
-                f"the loss or its gradient became infinite or NaN in a step from {self.checked_step + 1} to {self.step}, "
-                "and the training stopped; nothing of it was saved. Lower learning_rate or muon_learning_rate, or raise "
-                f"warmup_steps, and {again}"
+                f"the loss or its gradient became infinite or NaN in steps {self.checked_step + 1} to {self.step}, and "
+                "the training stopped; nothing of these steps was saved. Lower learning_rate or muon_learning_rate, or "
+                f"raise warmup_steps, and {again}"
             )
         self.finite, self.checked_step = None, self.step
 

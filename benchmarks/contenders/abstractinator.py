@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from abstractinator.training.segmentation_schedule import follow_or_freeze
 from torch import Tensor
 
 from abstractinator.components.hierarchical.code_expander import ExpanderConfig
@@ -15,7 +16,6 @@ from abstractinator.components.sampling import GenerationConfig
 from abstractinator.components.tokens import BYTES
 from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.experiment import ExperimentConfig
-from abstractinator.training.segmentation_schedule import follow_or_freeze
 from benchmarks.common import count_parameters
 from benchmarks.contenders.base import Contender, Setting, closest_width
 

@@ -14,7 +14,7 @@ Letters: S vectors, D width, Q codes a vector, K codes in a codebook.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from abstractinator.components.bottlenecks.nearest_code import nearest_code
 from abstractinator.components.transformer import GroupedLinear
+from abstractinator.contract.model import TRAINING_ONLY
 
 _NEAREST = 8  # codes of a codebook that count as neighbours of one
 
@@ -43,9 +44,9 @@ class QuantizerConfig:
     codes_per_segment: int = 3
     codebook_size: int = 256
     fsq_levels: tuple[int, ...] = (2,) * 8
-    decay: float = 0.99
-    commitment: float = 0.25
-    revive_after: float = 0.05
+    decay: float = field(default=0.99, metadata=TRAINING_ONLY)
+    commitment: float = field(default=0.25, metadata=TRAINING_ONLY)
+    revive_after: float = field(default=0.05, metadata=TRAINING_ONLY)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

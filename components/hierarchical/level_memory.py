@@ -117,8 +117,8 @@ class Memory:
 class LevelMemory(Memory):
     """A level's memory of its lower tokens: also the tokens of the open segment, and how segments were cut.
 
-    pending: (B,) how many of the last tokens read were not looked at by the rule yet, as no segment could end with them:
-    the entropy model reads them together with the next. cuts: (B, C, 3) after each of the others: tokens since the rule
+    pending: (B,) how many of the last tokens the rule has not seen yet, as no segment could end with them: the entropy
+    model reads them together with the next. cuts: (B, C, 3) after each of the others: tokens since the rule
     began a segment, the position where the open segment begins, and the number of segments complete. entropy: (B, C)
     see SegmentationState. known: the codes of segments that were complete before, for generated text repeats its
     segments.
@@ -163,7 +163,7 @@ class LevelMemory(Memory):
         return self.counts[rows] - self.last_cut(rows)[1][:, 1]
 
     def with_pending(self, tokens: NextTokens, pending: Tensor, longest: int) -> NextTokens:
-        """(R, longest + n) The tokens of each row from the `pending` (R,) ones before these on; behind them, anything."""
+        """(R, longest + n) The pending tokens of each row (R,) and these; what follows them has no meaning."""
         rows = tokens.rows
         positions = tokens.positions[:, :1] - pending.unsqueeze(1) + self.number[: longest + tokens.positions.shape[1]]
         new = self._at(rows, positions)

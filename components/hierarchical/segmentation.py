@@ -8,7 +8,7 @@ Letters: B rows, T packed tokens, S packed segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from abstractinator.components.packing import Packing, gather_rows
 from abstractinator.components.token_hash import mix, token_hash
 from abstractinator.components.tokens import BYTES, Tokens, Vocabulary
+from abstractinator.contract.model import TRAINING_ONLY
 
 Rule = Literal["information", "increase", "threshold", "both", "fixed", "whitespace"]
 ENTROPY_RULES = ("information", "increase", "threshold", "both")
@@ -48,7 +49,7 @@ class SegmentationConfig:
     target_tokens_per_code: float = 4.6
     min_tokens_per_code: int = 2
     max_tokens_per_code: int = 6
-    train_fraction: float = 0.1
+    train_fraction: float = field(default=0.1, metadata=TRAINING_ONLY)
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):

@@ -12,11 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NextTokens:
-    """n more tokens of each of R rows, as the `step` methods take them.
+    """n more tokens of each of R rows, as the `step` functions take them.
 
-    rows: (R,) ascending. positions: (R, n) in their rows, consecutive. entries: (R, n) their entries in the rings of a
-    Memory, see `entry_index`. after: (R, n) the same of the positions after them. ids: (R, n, Q). ngrams:
-    (R, n, reach) hashes of the 1-gram, 2-gram, … that end at each. matches: (R, n, K, Q) see MatchModel.followers; None where no match model is used.
+    rows: (R,) ascending. positions: (R, n) in their rows, consecutive. entries: (R, n) of these in the rings of a
+    Memory, see `entry_index`. after: (R, n) the same for the positions after them. ids: (R, n, Q). ngrams: (R, n,
+    reach) hashes of the 1-gram, 2-gram, … that end at each. matches: (R, n, K, Q) see MatchModel.followers, None where
+    no match model is used.
     """
 
     rows: Tensor

@@ -1,0 +1,63 @@
+"""MLflow's local store of a project: a folder with a SQLite database `mlflow.db` and `artifacts/` beside it.
+
+A project can be moved and copied: the store holds absolute locations of artifacts, which are corrected when it is
+opened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+DATABASE = "mlflow.db"
+
+
+def store_folder(root: str | Path, project_name: str) -> Path:
+    """The folder of a project's store. Characters with a meaning in a URI or a path are replaced in its name."""
+    return Path(root) / re.sub(r"[^\w\-. ]", "_", project_name)
+
+
+def database_uri(folder: Path) -> str:
+    """The URI of the database in `folder`, relative to the working folder, whose own path may hold any characters."""
+    return f"sqlite:///{os.path.relpath(folder / DATABASE)}"
+
+
+def open_store(folder: Path, project_name: str) -> tuple[Any, str]:
+    """MLflow's client on the store in `folder`, created if missing, and the id of the project's experiment.
+
+    Silent, and calls nobody. Two processes that create it at once wait for each other.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient  # 1.3 s, which a run without tracking need not pay
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        client = MlflowClient(tracking_uri=database_uri(folder))
+        experiment = client.get_experiment_by_name(project_name)
+        location = (folder / "artifacts").resolve().as_uri()
+        if experiment is None:
+            return client, client.create_experiment(project_name, artifact_location=location)
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        if experiment.artifact_location != location:
+            _correct_locations(folder, experiment.artifact_location, location)
+        return client, experiment.experiment_id
+
+
+def _correct_locations(folder: Path, old: str, new: str) -> None:
+    """The store was moved or copied: its artifacts are here now."""
+    with sqlite3.connect(folder / DATABASE) as database:
+        database.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (new, old))
+        database.execute(
+            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
+            (new, len(old) + 1, len(old) + 1, f"{old}/"),
+        )
+    database.close()
