@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from abstractinator.components.kinds import DEFAULT, KINDS
 
 if TYPE_CHECKING:
     from abstractinator.contract.model import Model
 
-__all__ = ["DEFAULT", "class_of", "names", "register"]
+__all__ = ["DEFAULT", "class_of", "config_of", "names", "register"]
 
 _registered: dict[str, str] = {}
 
@@ -41,6 +41,11 @@ def class_of(name: str) -> type[Model]:
     module, _, attribute = targets[name].partition(":")
     found: type[Model] = getattr(import_module(module), attribute)
     return found
+
+
+def config_of(name: str) -> Any:
+    """The dataclass of a kind's settings. Raises as `class_of` does."""
+    return class_of(name).Config
 
 
 def _targets() -> dict[str, str]:

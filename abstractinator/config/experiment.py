@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import ModelConfig
-from abstractinator.components.sampling import GenerationConfig
-from abstractinator.config.settings import apply_overrides, build, load_config_file
-from abstractinator.data import DataConfig
+from abstractinator import registry
+from abstractinator.config.settings import ChosenByKind, apply_overrides, build, load_config_file
+from abstractinator.contract.generation_config import GenerationConfig
+from abstractinator.data.data_config import DataConfig
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+_MODEL = ChosenByKind(registry.DEFAULT, registry.names, registry.config_of)
+_LARGEST = {"sequence_length": 1 << 26, "batch_size": 1 << 20, "gradient_accumulation_steps": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class ExperimentConfig:
     run_name: str = "default"
     project_name: str | None = "abstractinator"
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    # The settings of a kind of model: model.kind names it, and decides which others there are.
+    model: Annotated[Any, _MODEL] = field(default_factory=lambda: registry.config_of(registry.DEFAULT)())
     data: DataConfig = field(default_factory=DataConfig)
 
     # auto takes CUDA, then MPS, then the CPU. On a CPU, one seed gives the same losses every time, if the number of
@@ -49,9 +52,6 @@ class ExperimentConfig:
     max_minutes: float | None = 7.2
     # Repeats a run that max_minutes had shortened: (step, stride) pairs, as such a run prints them at its end.
     pace: tuple[tuple[int, float], ...] | None = None
-    # Share of the steps, the first ones, that train bytes → codes → bytes alone. They cost a third of a whole
-    # step, and the language model then learns over codes that hardly move any more.
-    autoencoder_fraction: float = 0.5
 
     # learning_rate: AdamW's, for embeddings, output layers, norms. muon_learning_rate: for matrices.
     learning_rate: float = 2e-2
@@ -98,8 +98,15 @@ class ExperimentConfig:
         for name in ("learning_rate", "muon_learning_rate", "gradient_clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.autoencoder_fraction < 1:
-            raise ValueError(f"autoencoder_fraction must lie in [0, 1), not {self.autoencoder_fraction}")
+        for name, most in _LARGEST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, not {getattr(self, name):,}")
+        if self.project_name is not None and not is_plain_name(self.project_name):
+            raise ValueError(
+                f"project_name must be a plain name, as it becomes a folder in mlruns, not {self.project_name!r}"
+            )
+        if self.pace is not None and not self.pace:
+            raise ValueError("pace is empty; give (step, stride) pairs, or None")
         for name in ("warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
@@ -120,6 +127,11 @@ _AT_LEAST_ONE = (
     "checkpoint_interval",
     "checkpoints_kept",
 )
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a folder of this name lies inside its parent folder."""
+    return bool(name.strip(" .")) and not any(character in name for character in "/\\\0") and len(name) <= 200
 
 
 def load_experiment(path: str | Path | None, overrides: list[str]) -> ExperimentConfig:

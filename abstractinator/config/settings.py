@@ -21,8 +21,10 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from abstractinator.config.settings_file import CONFIG_NAME, load_config_file
 from abstractinator.config.settings_types import (
+    ChosenByKind,
     ConfigError,
     alternatives,
+    choice_of,
     describe,
     element,
     fits,
@@ -34,7 +36,7 @@ from abstractinator.config.settings_types import (
     unknown_key,
 )
 
-__all__ = ["CONFIG_NAME", "ConfigError", "apply_overrides", "build", "load_config_file", "to_dict"]
+__all__ = ["CONFIG_NAME", "ChosenByKind", "ConfigError", "apply_overrides", "build", "load_config_file", "to_dict"]
 
 T = TypeVar("T")
 
@@ -47,20 +49,27 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str], schema: type) -> 
     written is taken as it is. Raises ConfigError for a path that the schema does not have.
     """
     result: dict[str, Any] = _fill(schema, {}, raw)
+    pairs = []
     for override in overrides:
         dotted, separator, text = override.partition("=")
         if not separator or not dotted.strip():
             raise ConfigError(f"'{override}' is not an override; write key=value or key.sub=value")
-        _set(result, schema, dotted.strip().split("."), text.strip(), schema)
+        pairs.append((dotted.strip().split("."), text.strip()))
+    for path, text in sorted(pairs, key=lambda pair: pair[0][-1] != "kind"):  # a kind decides which keys there are
+        _set(result, schema, path, text, schema)
     return result
 
 
 def _set(root: dict[str, Any], schema: type, path: list[str], text: str, hint: Any) -> None:
     container: Any = root
     for depth, key in enumerate(path):
-        slot, hint = _step(container, hint, key, ".".join(path[:depth]), schema)
+        group = group_of(hint, container)
+        outer, (slot, hint) = hint, _step(container, hint, key, ".".join(path[:depth]), schema)
         if depth == len(path) - 1:
-            container[slot] = _parse_value(text, hint)
+            value = _parse_value(text, hint)
+            if slot == "kind" and value != container["kind"]:
+                _change_kind(container, outer, group, value, ".".join(path[:depth]))
+            container[slot] = value
             return
         below = container.get(slot) if isinstance(container, dict) else container[slot]
         if below is None and group_of(hint) is not None:  # an optional group that is off is switched on
@@ -68,6 +77,24 @@ def _set(root: dict[str, Any], schema: type, path: list[str], text: str, hint: A
         elif below is None and any(get_origin(kind) is dict for kind in alternatives(hint)):
             below = container[slot] = {}
         container = below
+
+
+def _change_kind(container: dict[str, Any], hint: Any, old: Any, kind: Any, path: str) -> None:
+    """Another kind for a group: settings that differ from the old kind's defaults are kept, the others are the new
+    kind's. Raises ConfigError where the new kind lacks one that is kept."""
+    defaults = _defaults(old)
+    kept = {key: value for key, value in container.items() if key != "kind" and value != _filled(old, key, defaults)}
+    new = group_of(hint, {"kind": kind})
+    if strange := [key for key in kept if key not in hints_of(new)]:
+        raise ConfigError(
+            f"`{join(path, strange[0])}` is a setting of kind {container['kind']}, and {join(path, 'kind')} is {kind}"
+        )
+    container.clear()
+    container.update(_fill(new, {}, kept | {"kind": kind}))
+
+
+def _filled(group: Any, key: str, defaults: dict[str, Any]) -> Any:
+    return _fill(hints_of(group)[key], defaults.get(key), defaults.get(key))
 
 
 def _step(container: Any, hint: Any, key: str, here: str, schema: type) -> tuple[str | int, Any]:
@@ -79,7 +106,7 @@ def _step(container: Any, hint: Any, key: str, here: str, schema: type) -> tuple
         return int(key), element(hint, int(key))
     if not isinstance(container, dict):
         raise ConfigError(f"{join(here, key)}: `{here}` is {shown(container)}, which has no keys")
-    group = group_of(hint)
+    group = group_of(hint, container)
     if group is None:  # a free dict: any key will do
         return key, next((get_args(kind)[1] for kind in alternatives(hint) if get_origin(kind) is dict), Any)
     if key not in hints_of(group):
@@ -138,9 +165,13 @@ def _fill(hint: Any, default: Any, raw: Any) -> Any:
 
     `default` is the plain value of the field's default, which a dict given for a dataclass merges over.
     """
-    group = group_of(hint)
-    if group is not None and isinstance(raw, dict):
-        defaults = {**_defaults(group), **(default if isinstance(default, dict) else {})}
+    if not isinstance(default, dict):
+        default = {}
+    group = group_of(hint, {"kind": default.get("kind"), **raw}) if isinstance(raw, dict) else None
+    if group is not None:
+        if group is not group_of(hint, default):
+            default = {}  # of another kind
+        defaults = {**_defaults(group), **default}
         kinds = hints_of(group)
         values = {**defaults, **raw}
         return {key: _fill(kinds.get(key, Any), defaults.get(key), value) for key, value in values.items()}
@@ -176,6 +207,8 @@ def _build_group(group: Any, raw: dict[str, Any], path: str, schema: type) -> An
 
 def _convert(value: Any, hint: Any, path: str, schema: type) -> Any:
     """`value` as the type `hint`, or a ConfigError at `path`."""
+    if choice_of(hint) is not None:
+        hint = group_of(hint, value)
     kinds = alternatives(hint)
     if Any in kinds:
         return value
@@ -185,6 +218,7 @@ def _convert(value: Any, hint: Any, path: str, schema: type) -> Any:
     exact = [kind for kind in fitting if type(value) is kind]  # 3 stays an int where int | float is wanted
     kind = (exact or fitting)[0]
     if dataclasses.is_dataclass(kind):
+        kind = group_of(hint, value)
         return _build_group(kind, _fill(kind, {}, value), path, schema)
     origin = get_origin(kind)
     if origin is dict:

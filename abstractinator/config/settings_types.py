@@ -6,8 +6,8 @@ import dataclasses
 import difflib
 import sys
 import types
-from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _SCALARS: dict[Any, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
@@ -16,9 +16,22 @@ class ConfigError(ValueError):
     """A setting the user must correct; the message says which one and how."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ChosenByKind:
+    """Marks a field, as `Annotated[Any, ChosenByKind(…)]`, whose dataclass is found by the setting `kind` in it.
+
+    default: the kind where none is given. names: all kinds. config_of: a kind's dataclass, imported when it is asked
+    for. Raises ValueError for an unknown kind.
+    """
+
+    default: str
+    names: Callable[[], list[str]]
+    config_of: Callable[[str], Any]
+
+
 def hints_of(group: Any) -> dict[str, Any]:
     """The settings of a dataclass with their types, in order."""
-    hints = get_type_hints(group)
+    hints = get_type_hints(group, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(group) if field.init}
 
 
@@ -38,9 +51,31 @@ def element(hint: Any, index: int) -> Any:
     return Any
 
 
-def group_of(hint: Any) -> Any:
-    """The dataclass among the alternatives of a type, or None."""
-    return next((kind for kind in alternatives(hint) if dataclasses.is_dataclass(kind)), None)
+def group_of(hint: Any, value: Any = None) -> Any:
+    """The dataclass of a type, or None. Of several kinds it is the one that `value`, a dict, names in its `kind`, and
+    the first, or default, one where it names none. Raises ConfigError for an unknown kind."""
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if (choice := choice_of(hint)) is not None:
+        try:
+            return choice.config_of(choice.default if kind is None else str(kind))
+        except ImportError as error:
+            raise ConfigError(f"model.kind={kind} needs a package that is not installed ({error})") from error
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    groups = [each for each in alternatives(hint) if dataclasses.is_dataclass(each)]
+    named = [each for each in groups if kind in kinds_of(each)]
+    return (named or groups or [None])[0]
+
+
+def choice_of(hint: Any) -> ChosenByKind | None:
+    """The mark of a field that is chosen by kind."""
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((mark for mark in marks if isinstance(mark, ChosenByKind)), None)
+
+
+def kinds_of(group: Any) -> tuple[Any, ...]:
+    """What may stand in the `kind` of a dataclass; empty where it has no such field."""
+    return get_args(hints_of(group).get("kind"))
 
 
 def join(path: str, key: str) -> str:
@@ -60,6 +95,8 @@ def fits(value: Any, kind: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in inner)
+    if kind is Any:
+        return True
     if origin is dict:
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if origin is tuple and inner[-1] is not Ellipsis:
