@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from abstractinator.evaluation.scoring import (
+from lm_eval.api.registry import register_model
+from torch import Tensor
+
+from abstractinator.atomic_file import atomic_write
+from abstractinator.components.passages import (
     CLASSES,
     Passage,
     Score,
@@ -16,12 +20,9 @@ from abstractinator.evaluation.scoring import (
     scored_places,
     scores_from_logits,
 )
-from lm_eval.api.registry import register_model
-from torch import Tensor
-
-from abstractinator.atomic_file import atomic_write
-from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText
-from abstractinator.data import ByteTokenizer
+from abstractinator.components.sampling import Sampler, WrittenText
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.evaluation.byte_lm import ByteLM
 from abstractinator.evaluation.model_args import refuse_unknown
 from benchmarks.flat_transformer import FlatByteTransformer

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from abstractinator.components.token_head import IGNORED
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
-from abstractinator.data import ByteTokenizer
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.device import autocast, prepare_processor
 from abstractinator.training.optimizers import build_optimizers
 from benchmarks.common import argument_parser, count_parameters, finish, progress, table
@@ -143,7 +143,7 @@ class FlatByteTransformer(nn.Module):
     def score(self, rows: Tensor) -> tuple[Tensor, int]:
         """(B, N) byte ids → the sum of −log p, and over how many bytes.
 
-        As in HierarchicalAutoencoder: a row's first token, BOS and PAD are not scored; the nats of EOS count,
+        As in HierarchicalAELM: a row's first token, BOS and PAD are not scored; the nats of EOS count,
         but EOS is not a byte.
         """
         targets = rows[:, 1:]

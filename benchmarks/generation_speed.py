@@ -22,13 +22,14 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import torch
-from abstractinator.training.run_state import load_model
 
+from abstractinator.checkpoints.models import load_model
 from abstractinator.components.hierarchical.generation import generate_bytes, stream_bytes
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
-from abstractinator.components.sampling import GenerationConfig, Mode, Sampler
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.sampling import Mode, Sampler
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import build
+from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.data import open_corpus
 from abstractinator.device import prepare_processor
 from benchmarks.common import PeakMemory, argument_parser, count_parameters, finish, in_fresh_process, progress, table
@@ -52,7 +53,7 @@ def prompts_of(text: bytes, count: int, length: int) -> list[bytes]:
     return [text[start : start + length + _NGRAM] for start in starts]
 
 
-def speed_of_ours(model: HierarchicalAutoencoder, prompts: list[bytes], config: GenerationConfig) -> float:
+def speed_of_ours(model: HierarchicalAELM, prompts: list[bytes], config: GenerationConfig) -> float:
     """Bytes per second, counted from when the prompts have been read."""
     pieces = stream_bytes(model, prompts, config)
     start = time.perf_counter()
@@ -72,7 +73,7 @@ def speed_of_flat(model: FlatByteTransformer, rows: int, seen: int, context: int
 
 
 def measure_speed(
-    model: HierarchicalAutoencoder, text: bytes, options: argparse.Namespace, config: GenerationConfig
+    model: HierarchicalAELM, text: bytes, options: argparse.Namespace, config: GenerationConfig
 ) -> list[dict[str, Any]]:
     """All contestants in turn, --repeats times over; medians, and the medians of the ratios within a turn."""
     flat = FlatByteTransformer.sized(count_parameters(model)).eval()
@@ -108,7 +109,7 @@ def work(task: dict[str, Any]) -> dict[str, int]:
     return {"rise": peak.rise()}
 
 
-def brier(model: HierarchicalAutoencoder, prompts: list[bytes], mode: Mode, batch_size: int) -> list[float]:
+def brier(model: HierarchicalAELM, prompts: list[bytes], mode: Mode, batch_size: int) -> list[float]:
     """Brier-n for n = 1 … _NGRAM, of prompts with their true continuations, sampled as the model is, unshaped."""
     sums = [0] * _NGRAM
     for start in range(0, len(prompts), batch_size):
@@ -122,7 +123,7 @@ def brier(model: HierarchicalAutoencoder, prompts: list[bytes], mode: Mode, batc
     return [total / len(prompts) for total in sums]
 
 
-def measure_quality(model: HierarchicalAutoencoder, text: bytes, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_quality(model: HierarchicalAELM, text: bytes, options: argparse.Namespace) -> list[dict[str, Any]]:
     """BrierLM of every mode on the same prompts, and a sample of each."""
     prompts = prompts_of(text, options.quality_prompts, options.quality_prompt_bytes)
     out = []

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from abstractinator.components.bottlenecks.nearest_code import nearest_code
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.packing import Packing
 from abstractinator.components.sliding_window_attention import Kernel, block_attention, flash_attention, flex_attention
 from abstractinator.components.tokens import pack_bytes
@@ -148,7 +148,7 @@ def utilisation(
 ) -> dict[str, Any]:
     """Whole training steps, all losses → seconds, operations a second, and these over a product's."""
     torch.manual_seed(0)
-    model = HierarchicalAutoencoder(experiment.model).to(device).train()
+    model = HierarchicalAELM(experiment.model).to(device).train()
     optimizers = build_optimizers(
         model, learning_rate=experiment.learning_rate, muon_learning_rate=experiment.muon_learning_rate, weight_decay=0
     )
@@ -170,7 +170,7 @@ def _batches(experiment: ExperimentConfig, data: str | None, device: torch.devic
     return [rows.to(device) for rows, _ in zip(loader, range(experiment.gradient_accumulation_steps), strict=False)]
 
 
-def operations_of(model: HierarchicalAutoencoder, rows: Tensor) -> int:
+def operations_of(model: HierarchicalAELM, rows: Tensor) -> int:
     """Operations of a training step's products on rows (B, N), forward and backward, the optimizers apart."""
     operations = 0
 

@@ -19,7 +19,7 @@ import torch
 from abstractinator.training.segmentation_schedule import follow_or_freeze
 from torch import Tensor, nn
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.config.experiment import load_experiment
 from abstractinator.data import DataConfig, open_corpus, train_loader
 from abstractinator.device import autocast, prepare_processor
@@ -37,7 +37,7 @@ def train_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batche
     for number, rows in enumerate(batches):
         with autocast(rows.device, True):
             losses = model(rows)
-        if isinstance(model, HierarchicalAutoencoder):
+        if isinstance(model, HierarchicalAELM):
             (losses.total / len(batches)).backward()
             # An entropy model, where there is one, goes on learning: the dearest steps.
             follow_or_freeze(model, losses, done=0.0, first=first and number == 0)
@@ -55,7 +55,7 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     prepare_processor()
     torch.manual_seed(0)
     experiment = load_experiment(task["config"], [])
-    model: nn.Module = HierarchicalAutoencoder(experiment.model)
+    model: nn.Module = HierarchicalAELM(experiment.model)
     if task["contestant"] == "flat":
         model = FlatByteTransformer.sized(task["flat_parameters"] or count_parameters(model))
     optimizers = build_optimizers(

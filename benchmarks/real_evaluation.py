@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -22,13 +23,13 @@ from lm_eval.tasks import TaskManager
 
 from abstractinator import __version__
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchy import ModelConfig
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
 from abstractinator.data import DataConfig, open_corpus
 from abstractinator.device import prepare_processor
 from abstractinator.evaluation.harness import find_tasks, load_tasks
-from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
 from benchmarks.budgeted_training import Recipe, Training, take_turns
 from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
 from benchmarks.common import ROOT, argument_parser, count_parameters, finish, progress, table
@@ -62,7 +63,7 @@ def train(options: argparse.Namespace) -> tuple[str, str]:
     """Trains both in turns → the paths of their checkpoints."""
     data = DataConfig(path=options.data)
     corpus = open_corpus(data)
-    parameters = options.parameters or count_parameters(HierarchicalAutoencoder(ModelConfig()))
+    parameters = options.parameters or count_parameters(HierarchicalAELM(ModelConfig()))
     setting = Setting(parameters, corpus, options.keep, options.seed, options.autoencoder_fraction)
     recipe = Recipe("seconds", options.seconds, options.sequence_length, options.batch_size, options.seed)
     torch.manual_seed(options.seed)
@@ -84,7 +85,7 @@ def train(options: argparse.Namespace) -> tuple[str, str]:
     return str(paths[0]), str(paths[1])
 
 
-def save_ours(path: Path, model: HierarchicalAutoencoder, training: Training, experiment: ExperimentConfig) -> None:
+def save_ours(path: Path, model: HierarchicalAELM, training: Training, experiment: ExperimentConfig) -> None:
     """A checkpoint with what is needed to evaluate and to generate, not to go on training."""
     payload = {
         "version": __version__,

@@ -28,8 +28,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
-from abstractinator.data import ByteTokenizer, DataError
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchy import ModelConfig
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.data import DataError
 from abstractinator.device import pick_device
 from benchmarks.common import (
     RESULTS,
@@ -82,7 +84,7 @@ class Suite:
         self.options = options
         self.pieces = Pieces(options.output / "suite_state")
         self.base = {name: getattr(options, name) for name in _BASE}
-        self.base["parameters"] = options.parameters or count_parameters(HierarchicalAutoencoder(ModelConfig()))
+        self.base["parameters"] = options.parameters or count_parameters(HierarchicalAELM(ModelConfig()))
         corpus = corpus_of(self.base)
         rows = held_out_rows(corpus, self.base | {"device": "cpu"})
         self.base["text"] = f"{corpus.fingerprint} {hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:12]}"

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint
-from abstractinator.data import ByteTokenizer, Corpus, DataConfig, DataError, open_corpus, train_loader
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.data import Corpus, DataConfig, DataError, open_corpus, train_loader
 from abstractinator.data.document_files import find_units
 from abstractinator.device import autocast, prepare_processor
 from abstractinator.evaluation.held_out import rows_of

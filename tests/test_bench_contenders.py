@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from abstractinator.data import ByteTokenizer, DataConfig, open_corpus, train_loader
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.data import DataConfig, open_corpus, train_loader
 from abstractinator.evaluation.held_out import evaluate_held_out, rows_of
 from benchmarks import budgeted_training
 from benchmarks.common import count_parameters

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from abstractinator.atomic_file import atomic_write
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchy import ModelConfig
 from abstractinator.components.packing import Packing
 from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.experiment import load_experiment
@@ -156,7 +157,7 @@ def test_operations_of_a_step_are_those_that_torch_counts(
     files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The rate's look at the head is no part of the model, but torch would count it.
-    model = HierarchicalAutoencoder(load_experiment(files["config"], ["model.rate_loss_weight=0"]).model)
+    model = HierarchicalAELM(load_experiment(files["config"], ["model.rate_loss_weight=0"]).model)
     rows, attended = torch.randint(256, (2, 64)), []
     original = gpu_marks._attended
     monkeypatch.setattr(gpu_marks, "_attended", lambda *given: attended.append(original(*given)) or 0)
@@ -192,7 +193,7 @@ def test_generation_speed_script(
     payload = {
         "version": "0",
         "config": to_dict(experiment),
-        "model": HierarchicalAutoencoder(experiment.model).state_dict(),
+        "model": HierarchicalAELM(experiment.model).state_dict(),
     }
     save_checkpoint(tmp_path / "checkpoint_step1.pt", payload)
     sizes = _words("--batch-sizes 1 2 --prompt-bytes 20 --new-bytes 12 --flat-context 16 --repeats 1 --memory-bytes 40")

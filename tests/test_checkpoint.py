@@ -13,15 +13,10 @@ import pytest
 import torch
 
 from abstractinator.checkpoints import checkpoint_file as module
-from abstractinator.checkpoints.checkpoint_file import (
-    CheckpointError,
-    check_writable,
-    latest_checkpoint,
-    load_checkpoint,
-    random_state,
-    save_checkpoint,
-    set_random_state,
-)
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint, save_checkpoint
+from abstractinator.checkpoints.checkpoint_folder import check_writable, latest_checkpoint
+from abstractinator.checkpoints.errors import CheckpointError
+from abstractinator.checkpoints.random_state import random_state, set_random_state
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-from abstractinator.checkpoints.checkpoint_file import latest_checkpoint, load_checkpoint, save_checkpoint
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint, save_checkpoint
+from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
 folder = Path(sys.argv[1])
 save_checkpoint(folder / "checkpoint_step1.pt", {"step": 1})
 weights = torch.zeros(16, 2**20)
@@ -52,7 +48,8 @@ save_checkpoint(folder / "checkpoint_step3.pt", {"step": 3})
 # A file of at most 1 MiB stands for a full disk: the write fails midway with an OSError.
 FULL_DISK = """
 import resource, sys, torch
-from abstractinator.checkpoints.checkpoint_file import CheckpointError, save_checkpoint
+from abstractinator.checkpoints.checkpoint_file import save_checkpoint
+from abstractinator.checkpoints.errors import CheckpointError
 folder = sys.argv[1]
 save_checkpoint(f"{folder}/checkpoint_step1.pt", {"step": 1})
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
@@ -84,7 +81,7 @@ def error_of(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_checkpoint_comes_back(saved: Path) -> None:
+def test_a_checkpoint_is_read_as_it_was_written(saved: Path) -> None:
     content = load_checkpoint(saved)
     assert content["step"] == 7
     assert content["config"] == {"name": "x", "sizes": [1, 2]}
@@ -194,7 +191,7 @@ def test_foreign_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [(9, "update this one"), (1, "train anew, or use abstractinator 0.0.1")]
+    ("version", "advice"), [(9, "update this program"), (1, "train again, or use abstractinator 0.0.1")]
 )
 def test_another_version_says_which(saved: Path, version: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:

@@ -10,21 +10,22 @@ from hypothesis import strategies as st
 from tiny_models import SHAPES, padded, random_text, rows_of, tiny_config, tiny_level, tiny_model
 from torch import Tensor, nn
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchy import ModelConfig
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_head import targets_of
 from abstractinator.components.tokens import BYTES, Tokens, pack_bytes
 from abstractinator.components.transformer import ResidualMLP, TransformerBlock
 
 BOS, EOS, PAD = BYTES.bos, BYTES.eos, BYTES.pad
-MODELS: dict[str, HierarchicalAutoencoder] = {}
+MODELS: dict[str, HierarchicalAELM] = {}
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 # Two documents in one row, a word that comes twice, and bytes that are no UTF-8.
 ROW = [BOS, *b"so: the cat, the", EOS, BOS, *b"the \xff\x00cat sat", EOS]
 texts = st.lists(st.binary(max_size=30), min_size=1, max_size=4)
 
 
-def model_of(shape: str) -> HierarchicalAutoencoder:
+def model_of(shape: str) -> HierarchicalAELM:
     """Made once; no test changes it."""
     if shape not in MODELS:
         MODELS[shape] = tiny_model(shape)
@@ -32,7 +33,7 @@ def model_of(shape: str) -> HierarchicalAutoencoder:
 
 
 def test_at_the_beginning_blocks_add_nothing() -> None:
-    model = HierarchicalAutoencoder(tiny_config("threshold-fixed"))
+    model = HierarchicalAELM(tiny_config("threshold-fixed"))
     packing, mlps, blocks = Packing.from_lengths(torch.tensor([3, 2])), 0, 0
     for module in model.modules():
         if isinstance(module, ResidualMLP):
@@ -47,7 +48,7 @@ def test_at_the_beginning_blocks_add_nothing() -> None:
 def test_gradients_are_the_same_each_time_with_several_threads() -> None:
     """At the size of a real step: small sums are made by one thread anyway."""
     torch.manual_seed(0)
-    model, threads, random_ = HierarchicalAutoencoder(ModelConfig()).train(), torch.get_num_threads(), random.Random(0)
+    model, threads, random_ = HierarchicalAELM(ModelConfig()).train(), torch.get_num_threads(), random.Random(0)
     text = " ".join(random_.choices(["the", "cat", "sat", "on", "some", "old", "mats", "and", "trees"], k=4000))
     rows, state = torch.tensor(list(text.encode()[:8192])).view(8, 1024), torch.get_rng_state()
 
@@ -66,7 +67,7 @@ def test_gradients_are_the_same_each_time_with_several_threads() -> None:
         torch.set_num_threads(threads)
 
 
-def log_probabilities(model: HierarchicalAutoencoder, tokens: Tokens) -> Tensor:
+def log_probabilities(model: HierarchicalAELM, tokens: Tokens) -> Tensor:
     """(T, 257) of every byte and the end, before each token."""
     with torch.no_grad():
         hidden, _ = model.predict(tokens, model.compress(tokens))
@@ -108,7 +109,7 @@ def test_what_follows_changes_no_prediction(shape: str) -> None:
         torch.testing.assert_close(log_p, whole[: len(log_p)], atol=1e-4, rtol=0)
 
 
-def two_part_terms(model: HierarchicalAutoencoder, tokens: Tokens) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+def two_part_terms(model: HierarchicalAELM, tokens: Tokens) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
     """Per level, and last for the highest codes, the terms of each row; and, per level, Segments.of_token."""
     with torch.no_grad():
         compressed = model.compress(tokens)
@@ -157,7 +158,7 @@ def test_a_byte_changes_no_code_of_an_earlier_segment(shape: str) -> None:
     assert moved > len(ROW) // 4, "hardly any byte changes a code at all"
 
 
-def decoded_by_code(model: HierarchicalAutoencoder, codes: Tokens) -> list[list[int]]:
+def decoded_by_code(model: HierarchicalAELM, codes: Tokens) -> list[list[int]]:
     """The byte ids that each code becomes."""
     out = model.decompress(Tokens(codes.ids, codes.packing, codes.vocabulary))
     counts = torch.bincount(out.code, minlength=codes.packing.total)
@@ -391,7 +392,7 @@ def test_entropies_are_the_same_under_autocast(learning: bool) -> None:
 
 def test_whitespace_above_the_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match="whitespace"):
-        HierarchicalAutoencoder(ModelConfig(levels=(tiny_level("fixed", "fsq"), tiny_level("whitespace", "fsq"))))
+        HierarchicalAELM(ModelConfig(levels=(tiny_level("fixed", "fsq"), tiny_level("whitespace", "fsq"))))
 
 
 @every_shape

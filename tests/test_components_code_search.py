@@ -9,7 +9,7 @@ from tiny_reconstruction import trained
 
 from abstractinator.components.bottlenecks.vector_quantizer import Kind, QuantizerConfig, VectorQuantizer
 from abstractinator.components.hierarchical.code_search import search_codes
-from abstractinator.components.hierarchical.hierarchical_autoencoder import Level
+from abstractinator.components.hierarchical.level import Level
 from abstractinator.components.hierarchical.segmentation import Segments, distinct_segments, take_segments
 from abstractinator.components.tokens import Tokens, pack_bytes
 

@@ -7,12 +7,12 @@ import torch
 from tiny_reconstruction import trained
 
 from abstractinator.components.bottlenecks.vector_quantizer import Kind
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.segmentation import Segments
 from abstractinator.components.tokens import Tokens, pack_bytes
 
 
-def byte_accuracy(model: HierarchicalAutoencoder, tokens: Tokens, segments: Segments, codes: Tokens) -> float:
+def byte_accuracy(model: HierarchicalAELM, tokens: Tokens, segments: Segments, codes: Tokens) -> float:
     """Share of the bytes that come back in their place of their segment."""
     out = model.decompress(Tokens(codes.ids, codes.packing, codes.vocabulary))
     counts = torch.bincount(out.code, minlength=codes.packing.total)

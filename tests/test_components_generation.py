@@ -11,11 +11,11 @@ from tiny_models import random_text, rows_of, tiny_model
 from abstractinator.components.hierarchical import generation
 from abstractinator.components.hierarchical.drafting import Drafts
 from abstractinator.components.hierarchical.generation import stream_bytes
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.incremental_model import IncrementalModel
 from abstractinator.components.incremental.folded import FoldedDepthHead
-from abstractinator.components.sampling import GenerationConfig
 from abstractinator.components.tokens import BYTES, pack_bytes
+from abstractinator.contract.generation_config import GenerationConfig
 
 
 def with_first_slots(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -35,7 +35,7 @@ def always_the_end(logits: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def greedy_by_full_forwards(model: HierarchicalAutoencoder, prompt: bytes, bound: int) -> bytes:
+def greedy_by_full_forwards(model: HierarchicalAELM, prompt: bytes, bound: int) -> bytes:
     text = prompt
     with torch.no_grad():
         for _ in range(bound):

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from tiny_models import SHAPES, random_text, rows_of, tiny_model
 
 from abstractinator.components.hierarchical import incremental_model as incremental
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
 from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import Tokens, pack_bytes
 
-MODELS: dict[str, HierarchicalAutoencoder] = {}
+MODELS: dict[str, HierarchicalAELM] = {}
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 AHEAD = 7
 
 
-def model_of(shape: str) -> HierarchicalAutoencoder:
+def model_of(shape: str) -> HierarchicalAELM:
     """Made once; no test changes it."""
     if shape not in MODELS:
         MODELS[shape] = tiny_model(shape)
@@ -27,7 +27,7 @@ def model_of(shape: str) -> HierarchicalAutoencoder:
 
 
 @torch.no_grad()
-def hidden_at_once(model: HierarchicalAutoencoder, text: bytes) -> torch.Tensor:
+def hidden_at_once(model: HierarchicalAELM, text: bytes) -> torch.Tensor:
     """(len(text) + 1, D): before each byte of the text and after its last."""
     tokens = pack_bytes(rows_of([text + b"?"]))  # what stands in the last place changes nothing there
     return model.predict(tokens, model.compress(tokens))[0][1:]

@@ -7,7 +7,7 @@ import torch
 from tiny_models import rows_of, tiny_config, tiny_model
 
 from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig, VectorQuantizer
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.tokens import pack_bytes
 
 ROWS = rows_of([b"the cat sat on the mat", b"and the dog, too"])
@@ -64,7 +64,7 @@ def test_who_follows_the_slopes_gets_cheaper_codes() -> None:
 
 def losses_and_gradients(weight: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model = tiny_model("information")
-    again = HierarchicalAutoencoder(replace(tiny_config("information"), rate_loss_weight=weight)).train()
+    again = HierarchicalAELM(replace(tiny_config("information"), rate_loss_weight=weight)).train()
     again.load_state_dict(model.state_dict())
     torch.manual_seed(1)  # of the parts that are drawn beside the text
     total = again(ROWS).total

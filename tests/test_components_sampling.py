@@ -5,7 +5,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from abstractinator.components.sampling import GenerationConfig, Sampler, WrittenText, repeats
+from abstractinator.components.sampling import Sampler, WrittenText, repeats
+from abstractinator.contract.generation_config import GenerationConfig
 
 
 @given(st.text("ab", max_size=30), st.integers(0, 4))

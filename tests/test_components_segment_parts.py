@@ -15,7 +15,7 @@ from torch import Tensor
 
 from abstractinator.components.bottlenecks.vector_quantizer import Kind
 from abstractinator.components.hierarchical.byte_segment_compressor import Compressed
-from abstractinator.components.hierarchical.hierarchical_autoencoder import Level
+from abstractinator.components.hierarchical.level import Level
 from abstractinator.components.hierarchical.segment_parts import cut_in_two, with_parts
 from abstractinator.components.hierarchical.segmentation import (
     SegmentationConfig,

@@ -12,7 +12,7 @@ from abstractinator.components.hierarchical import drafting
 from abstractinator.components.hierarchical.drafting import Drafts
 from abstractinator.components.hierarchical.generation import stream_bytes
 from abstractinator.components.hierarchical.incremental_model import IncrementalModel
-from abstractinator.components.sampling import GenerationConfig
+from abstractinator.contract.generation_config import GenerationConfig
 
 levels_1_to_3 = pytest.mark.parametrize("shape", ["threshold", "threshold-fixed", "increase-threshold-fixed"])
 

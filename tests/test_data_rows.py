@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abstractinator.data import ByteTokenizer, DataConfig, PackedRows, train_loader
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.data import DataConfig, PackedRows, train_loader
 from abstractinator.data.document_units import MemoryUnit
 from abstractinator.data.local_corpus import LocalCorpus
 

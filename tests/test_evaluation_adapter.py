@@ -10,25 +10,24 @@ from typing import Any
 
 import pytest
 import torch
-from abstractinator.evaluation.scoring import Passage, Score
 from tiny_evaluation import TEXT, model_of, requests_of, save_tiny
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
-from abstractinator.components.sampling import GenerationConfig
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.passages import Passage, Score
+from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.evaluation import byte_lm
-from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
 from abstractinator.evaluation.model_args import parse_model_args
 
 SHAPE = "threshold-fixed"
 
 
 @pytest.fixture
-def model() -> HierarchicalAutoencoder:
+def model() -> HierarchicalAELM:
     return model_of(SHAPE, "trained")
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path, model: HierarchicalAutoencoder) -> str:
+def checkpoint(tmp_path: Path, model: HierarchicalAELM) -> str:
     return save_tiny(tmp_path / "checkpoint_step3.pt", model, SHAPE)
 
 
@@ -64,7 +63,7 @@ def test_equal_requests_are_worked_out_once(lm: HierarchicalAELM, monkeypatch: p
     assert len(seen) == 2
 
 
-def test_is_greedy_is_what_greedy_generation_writes(lm: HierarchicalAELM, model: HierarchicalAutoencoder) -> None:
+def test_is_greedy_is_what_greedy_generation_writes(lm: HierarchicalAELM, model: HierarchicalAELM) -> None:
     prompt = TEXT[:12]
     text = model.generate_bytes(prompt, mode="exact", temperature=0.0, max_new_bytes=12).decode()
     other = chr((ord(text[-1]) + 1) % 128)
@@ -170,7 +169,7 @@ def generate(lm: HierarchicalAELM, *pairs: tuple[str, dict[str, Any]]) -> list[s
 
 
 @pytest.mark.parametrize("mode", ["exact", "plan"])
-def test_generation_is_the_model_s_own(checkpoint: str, model: HierarchicalAutoencoder, mode: str) -> None:
+def test_generation_is_the_model_s_own(checkpoint: str, model: HierarchicalAELM, mode: str) -> None:
     lm = HierarchicalAELM(checkpoint, device="cpu", generation=mode)
     prompts = ["the cat sat", "a", "one more dog under"]
     found = generate(lm, *((prompt, {"until": [], "max_gen_toks": 15, "do_sample": False}) for prompt in prompts))

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from abstractinator.evaluation.scoring import (
+from tiny_evaluation import SHAPES, TEXT, Decoder, Encoder, model_of
+from tiny_models import rows_of
+
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.level import Level
+from abstractinator.components.packing import Packing
+from abstractinator.components.passages import (
     Passage,
     next_byte_logits,
     scores_from_logits,
     two_part_scores,
 )
-from tiny_evaluation import SHAPES, TEXT, Decoder, Encoder, model_of
-from tiny_models import rows_of
-
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Level
-from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens, pack_bytes
 
 Coder = Encoder | Decoder
@@ -26,7 +27,7 @@ CASES = [(shape, weights) for shape in SHAPES for weights in ("random", "trained
 SLACK = 2.1  # bits: what ending a code takes, and rounding frequencies
 
 
-def code_bytes(model: HierarchicalAutoencoder, coder: Coder, passage: Passage, length: int) -> bytes:
+def code_bytes(model: HierarchicalAELM, coder: Coder, passage: Passage, length: int) -> bytes:
     """Codes `length` bytes one by one on the predict path; an Encoder takes them from the passage."""
     done = b""
     for place in range(length):
@@ -62,7 +63,7 @@ class Tree:
     firsts: list[int]
 
 
-def tree_of(model: HierarchicalAutoencoder, passage: Passage) -> Tree:
+def tree_of(model: HierarchicalAELM, passage: Passage) -> Tree:
     """The tree of a passage; what its firsts leave out is known from the context alone."""
     compressed = model.compress(pack_bytes(rows_of([passage.context + passage.continuation])))
     index = passage.first_scored
@@ -76,7 +77,7 @@ def tree_of(model: HierarchicalAutoencoder, passage: Passage) -> Tree:
 
 
 @torch.no_grad()
-def code_tree(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: int) -> bytes:
+def code_tree(model: HierarchicalAELM, coder: Coder, tree: Tree, codes: int) -> bytes:
     """Codes first, then down, level by level → the bytes from where the coding begins.
 
     An Encoder reads the whole tree, a Decoder no more of it than lies before `firsts`.
@@ -94,7 +95,7 @@ def vectors_of(level: Level, ids: torch.Tensor) -> torch.Tensor:
     return vectors.masked_fill((ids[:, :1] >= quantizer.codebook_size), 0.0)
 
 
-def _code_top(model: HierarchicalAutoencoder, coder: Coder, tree: Tree, codes: int) -> Tokens:
+def _code_top(model: HierarchicalAELM, coder: Coder, tree: Tree, codes: int) -> Tokens:
     """The highest codes one by one, each slot given the slots before."""
     top, ids = model.top, tree.ids[-1][: tree.firsts[-1]]
 

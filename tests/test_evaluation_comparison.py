@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from abstractinator.evaluation.scoring import Passage
 from lm_eval.tasks import TaskManager
 from tiny_evaluation import requests_of, write_tasks
 from tiny_models import rows_of
 from tiny_runs import write_text
 
-from abstractinator.components.sampling import GenerationConfig
+from abstractinator.components.passages import Passage
+from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.evaluation import harness
 from benchmarks import real_evaluation
 from benchmarks.byte_models import ChanceLM, FlatLM, save_flat

@@ -7,16 +7,16 @@ import random
 
 import pytest
 import torch
-from abstractinator.evaluation.scoring import (
+from tiny_evaluation import SHAPES, TEXT, model_of
+from tiny_models import random_text, rows_of, tiny_config
+
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.passages import (
     Passage,
     next_byte_logits,
     scores_from_logits,
     two_part_scores,
 )
-from tiny_evaluation import SHAPES, TEXT, model_of
-from tiny_models import random_text, rows_of, tiny_config
-
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
 from abstractinator.components.tokens import pack_bytes
 
 pytestmark = pytest.mark.parametrize(
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.parametrize(
 )
 
 
-def exact(model: HierarchicalAutoencoder, *passages: Passage) -> list[float]:
+def exact(model: HierarchicalAELM, *passages: Passage) -> list[float]:
     return [score.nats for score in scores_from_logits(next_byte_logits(model, passages), passages)]
 
 
-def two_part(model: HierarchicalAutoencoder, *passages: Passage) -> list[float]:
+def two_part(model: HierarchicalAELM, *passages: Passage) -> list[float]:
     return [score.nats for score in two_part_scores(model, passages)]
 
 
-def segment_starts(model: HierarchicalAutoencoder, text: bytes) -> list[int]:
+def segment_starts(model: HierarchicalAELM, text: bytes) -> list[int]:
     """The bytes at which a highest segment begins."""
     compressed = model.compress(pack_bytes(rows_of([text])))
     code = compressed[0].segments.of_token
@@ -95,7 +95,7 @@ def test_random_bytes_take_eight_bits_and_never_less(shape: str, weights: str, s
 
 def test_a_model_at_its_beginning_takes_about_eight_bits(shape: str, weights: str) -> None:
     torch.manual_seed(0)
-    model, random_ = HierarchicalAutoencoder(tiny_config(shape)).eval(), random.Random(3)
+    model, random_ = HierarchicalAELM(tiny_config(shape)).eval(), random.Random(3)
     passages = [Passage(b"", random_.randbytes(100)) for _ in range(20)] + [Passage(b"", TEXT)]
     bits = sum(exact(model, *passages)) / math.log(2) / (2000 + len(TEXT))
     assert 7.9 < bits < 9.5

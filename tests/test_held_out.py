@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import padded, tiny_model
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import Decompressed
+from abstractinator.components.hierarchical.hierarchy import Decompressed
 from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_bytes
 from abstractinator.evaluation.held_out import evaluate_held_out, reconstructed_bytes

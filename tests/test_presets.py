@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.config.experiment import ExperimentConfig, load_experiment
 from abstractinator.config.settings import to_dict
 from abstractinator.training.optimizers import build_optimizers
@@ -33,7 +33,7 @@ def test_presets_have_as_many_levels_as_their_names_say(name: str, levels: int) 
 def test_a_preset_makes_a_training_step(path: Path) -> None:
     config = load_experiment(path, [])
     torch.manual_seed(0)
-    model = HierarchicalAutoencoder(config.model).train()
+    model = HierarchicalAELM(config.model).train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if "to_logits" in name}
     optimizers = build_optimizers(
         model,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import write_text
 
-from abstractinator.checkpoints.checkpoint_file import latest_checkpoint
+from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
 from abstractinator.cli import main as cli
 from abstractinator.evaluation.model_args import parse_model_args
 from abstractinator.evaluation.options import EvaluationOptions

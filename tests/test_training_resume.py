@@ -23,8 +23,10 @@ from tiny_runs import (
 from torch import Tensor
 
 from abstractinator.checkpoints import checkpoint_file as checkpoint
-from abstractinator.checkpoints.checkpoint_file import CheckpointError, latest_checkpoint, load_checkpoint
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, Losses
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint
+from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
+from abstractinator.checkpoints.errors import CheckpointError
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.contract.model import Batch
@@ -164,9 +166,9 @@ def test_the_newest_checkpoints_and_the_best_stay_also_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worth = {1: 5.0, 2: 3.0, 3: 4.0, 4: 6.0, 5: 2.0, 6: 7.0, 7: 8.0}  # of the checkpoint after each step
-    real = HierarchicalAutoencoder.forward
+    real = HierarchicalAELM.forward
 
-    def forward(self: HierarchicalAutoencoder, rows: Tensor, **what: bool) -> Losses:
+    def forward(self: HierarchicalAELM, rows: Tensor, **what: bool) -> Losses:
         losses = real(self, rows, **what)
         return dataclasses.replace(losses, predict=losses.predict * 0 + worth[len(seen)]) if seen else losses
 
@@ -178,7 +180,7 @@ def test_the_newest_checkpoints_and_the_best_stay_also_after_a_resume(
         return before(state, batches)
 
     monkeypatch.setattr(Losses, "two_part", property(lambda self: self.predict * 0))
-    monkeypatch.setattr(HierarchicalAutoencoder, "forward", forward)
+    monkeypatch.setattr(HierarchicalAELM, "forward", forward)
     monkeypatch.setattr(loop, "train_step", counted)
     config = tiny_experiment(tmp_path, checkpoint_interval=1, checkpoints_kept=2)
     with monkeypatch.context() as patch:

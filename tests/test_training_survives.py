@@ -20,9 +20,11 @@ from tiny_runs import names_in, tiny_experiment, weights_of, write_config
 from torch import Tensor
 
 from abstractinator.checkpoints import checkpoint_file as checkpoint
-from abstractinator.checkpoints.checkpoint_file import CheckpointError, latest_checkpoint, load_checkpoint
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint
+from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
+from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.cli import main as cli
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.contract.model import Batch
 from abstractinator.training import loop
 from abstractinator.training.loop import Interrupted, train
@@ -35,14 +37,14 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 def not_finite_at(monkeypatch: pytest.MonkeyPatch, call: int, value: float) -> None:
     """The model's loss is that value at its so-manyth forward pass in training."""
-    real, calls = HierarchicalAutoencoder.forward, [0]
+    real, calls = HierarchicalAELM.forward, [0]
 
-    def broken(self: HierarchicalAutoencoder, rows: Tensor, **what: bool) -> Any:
+    def broken(self: HierarchicalAELM, rows: Tensor, **what: bool) -> Any:
         losses = real(self, rows, **what)
         calls[0] += self.training
         return dataclasses.replace(losses, total=losses.total * value) if calls[0] == call else losses
 
-    monkeypatch.setattr(HierarchicalAutoencoder, "forward", broken)
+    monkeypatch.setattr(HierarchicalAELM, "forward", broken)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -216,7 +218,8 @@ def test_a_reader_who_goes_away_leaves_a_checkpoint(tmp_path: Path, heard: str) 
 KILLED = """
 import os, random, signal, sys, time, torch
 from abstractinator.config.experiment import load_experiment
-from abstractinator.checkpoints.checkpoint_file import latest_checkpoint, load_checkpoint
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint
+from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
 from abstractinator.training.loop import train
 torch.set_num_threads(1)
 random.seed(0)

@@ -14,7 +14,7 @@ from tiny_models import rows_of, tiny_config, tiny_model
 
 from abstractinator import __version__
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
 
@@ -24,7 +24,7 @@ TEXT = b"the cat sat on a mat and saw one more dog under some very old green tre
 
 
 @cache
-def model_of(shape: str, weights: str) -> HierarchicalAutoencoder:
+def model_of(shape: str, weights: str) -> HierarchicalAELM:
     """In evaluation mode. weights: `random`, or `trained` for some steps on TEXT."""
     model = tiny_model(shape)
     if weights == "trained":
@@ -37,7 +37,7 @@ def model_of(shape: str, weights: str) -> HierarchicalAutoencoder:
     return model.eval()
 
 
-def save_tiny(path: Path, model: HierarchicalAutoencoder, shape: str, /, **changes: Any) -> str:
+def save_tiny(path: Path, model: HierarchicalAELM, shape: str, /, **changes: Any) -> str:
     """A checkpoint of the model, with what an evaluation reads of it → its path."""
     config = ExperimentConfig(model=tiny_config(shape), sequence_length=16)
     payload = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import SHAPES, rows_of, tiny_model
 
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 some_shapes = pytest.mark.parametrize("shape", ["threshold", "whitespace-both", "increase-threshold-fixed"])
@@ -18,13 +18,13 @@ TEXT = b"the cat sat on the mat, the dog sat on the log. "
 
 
 @cache
-def model_of(shape: str) -> HierarchicalAutoencoder:
+def model_of(shape: str) -> HierarchicalAELM:
     """Made once; no test changes it."""
     return tiny_model(shape)
 
 
 @cache
-def trained_model(shape: str) -> HierarchicalAutoencoder:
+def trained_model(shape: str) -> HierarchicalAELM:
     """Made once: it has read one sentence again and again, so that plans come true."""
     model = tiny_model(shape).train()
     for level in model.levels:

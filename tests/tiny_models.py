@@ -12,11 +12,9 @@ from abstractinator.components.hierarchical.byte_segment_compressor import Compr
 from abstractinator.components.hierarchical.code_expander import ExpanderConfig
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
 from abstractinator.components.hierarchical.entropy_model import EntropyModelConfig
-from abstractinator.components.hierarchical.hierarchical_autoencoder import (
-    HierarchicalAutoencoder,
-    LevelConfig,
-    ModelConfig,
-)
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchy import ModelConfig
+from abstractinator.components.hierarchical.level import LevelConfig
 from abstractinator.components.hierarchical.segmentation import SegmentationConfig
 from abstractinator.components.sliding_window_attention import SlidingWindowAttention
 from abstractinator.components.tokens import BYTES, pack_bytes
@@ -83,10 +81,10 @@ def tiny_config(shape: str) -> ModelConfig:
     )
 
 
-def tiny_model(shape: str, seed: int = 0) -> HierarchicalAutoencoder:
+def tiny_model(shape: str, seed: int = 0) -> HierarchicalAELM:
     """A model of SHAPES in evaluation mode with random weights, cutting random text as it is asked to."""
     torch.manual_seed(seed)
-    model = HierarchicalAutoencoder(tiny_config(shape)).eval()
+    model = HierarchicalAELM(tiny_config(shape)).eval()
     # At the start of a training everything is almost zero; here every path is to be seen in the result.
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):

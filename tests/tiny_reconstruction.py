@@ -12,10 +12,11 @@ from torch import Tensor
 
 from abstractinator.components.bottlenecks.vector_quantizer import Kind, QuantizerConfig
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchy import ModelConfig
 
 
-def untrained(kind: Kind) -> HierarchicalAutoencoder:
+def untrained(kind: Kind) -> HierarchicalAELM:
     torch.manual_seed(0)
     level = tiny_level("whitespace", "fsq")
     quantizer = QuantizerConfig(kind=kind, codes_per_segment=2, codebook_size=64, fsq_levels=(8, 8), decay=0.9)
@@ -28,7 +29,7 @@ def untrained(kind: Kind) -> HierarchicalAutoencoder:
         value_width=12,
     )
     expander = dataclasses.replace(level.expander, mlp_width=128, position_width=32)
-    return HierarchicalAutoencoder(
+    return HierarchicalAELM(
         ModelConfig(
             levels=(dataclasses.replace(level, compressor=compressor, expander=expander),),
             top_transformer_config=TopTransformerConfig(tiny_transformer(), ngram_rows=64, ngram_width=8),
@@ -45,7 +46,7 @@ def text_of_words(random_: random.Random) -> bytes:
 
 
 @cache
-def trained(kind: Kind) -> tuple[HierarchicalAutoencoder, Tensor]:
+def trained(kind: Kind) -> tuple[HierarchicalAELM, Tensor]:
     """The model, in evaluation mode, and its text: (B, N) byte ids."""
     model = untrained(kind).train()
     text = text_of_words(random.Random(0))

@@ -15,9 +15,9 @@ from tiny_models import tiny_config
 from torch import Tensor
 
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint
-from abstractinator.components.sampling import GenerationConfig
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
+from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.contract.model import Batch
 from abstractinator.data import DataConfig
 from abstractinator.training import loop

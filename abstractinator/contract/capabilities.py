@@ -68,10 +68,12 @@ class Score:
 class Scores(Protocol):
     """Likelihoods of texts. Consumer: lm-evaluation-harness (`evaluate`).
 
-    scorings: names of the likelihoods that it has, the default first.
+    scorings: names of the likelihoods that it has, the default first. window_context: for each of them, the bytes of
+    context that a window from the middle of a text needs.
     """
 
     scorings: ClassVar[tuple[str, ...]]
+    window_context: ClassVar[dict[str, int]]
 
     def score(self, passages: Sequence[Passage], scoring: str) -> list[Score]:
         """A score for each passage."""

@@ -1,4 +1,4 @@
-"""Text in, rows of byte tokens out: tokenizer, corpora, the split by document, packing.
+"""Text in, rows of byte tokens out: corpora, the split by document, packing.
 
 The way of the data: `DataConfig` → `open_corpus` → `Corpus` → `train_loader` (`PackedRows` in batches) → `ReadAhead`.
 Importing this package imports neither torch, pyarrow nor datasets; the names below load on first use.
@@ -8,14 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abstractinator.data.byte_tokenizer import ByteTokenizer, text_to_bytes
     from abstractinator.data.corpus import Corpus, DocumentStream, open_corpus
     from abstractinator.data.data_config import DataConfig, DataError
     from abstractinator.data.packed_rows import PackedRows, count_rows, rows_of, train_loader
     from abstractinator.data.read_ahead import ReadAhead
 
 __all__ = [
-    "ByteTokenizer",
     "Corpus",
     "DataConfig",
     "DataError",
@@ -25,13 +23,10 @@ __all__ = [
     "count_rows",
     "open_corpus",
     "rows_of",
-    "text_to_bytes",
     "train_loader",
 ]
 
 _MODULES = {
-    "ByteTokenizer": "byte_tokenizer",
-    "text_to_bytes": "byte_tokenizer",
     "Corpus": "corpus",
     "DocumentStream": "corpus",
     "open_corpus": "corpus",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from abstractinator.data.byte_tokenizer import text_to_bytes
+from abstractinator.contract.byte_tokenizer import text_to_bytes
 from abstractinator.data.data_config import DataError
 
 LINES_BYTES = 8 * 2**20  # a .jsonl file is cut into units of about this size, at line ends

@@ -20,8 +20,8 @@ from torch import LongTensor
 from torch.utils.data import IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.contract.model import Batch, RowLayout
-from abstractinator.data.byte_tokenizer import ByteTokenizer
 from abstractinator.data.corpus import Corpus
 from abstractinator.data.token_string import Position, TokenString
 

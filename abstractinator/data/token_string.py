@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from abstractinator.data.byte_tokenizer import ByteTokenizer
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.data.corpus import Corpus
 from abstractinator.data.data_config import DataError
 

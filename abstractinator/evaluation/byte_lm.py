@@ -17,13 +17,13 @@ from lm_eval.models.utils import Collator
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from abstractinator.components.sampling import GenerationConfig
 from abstractinator.components.tokens import BYTES
-from abstractinator.data import text_to_bytes
+from abstractinator.contract.byte_tokenizer import text_to_bytes
+from abstractinator.contract.capabilities import Passage, Score
+from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.device import pick_device
 from abstractinator.evaluation.generation_requests import generation_request
 from abstractinator.evaluation.model_args import parse_model_args
-from abstractinator.evaluation.scoring import Passage, Score
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class ByteLM(LM):
         out = []
         for request, (_, target) in zip(requests, pairs, strict=True):
             score = next(scores) if target else Score(0.0, True)
-            out.append((-score.nats, score.is_greedy))
+            out.append((-score.nll, score.is_greedy))
             self.cache_hook.add_partial("loglikelihood", request.args, out[-1])
         return out
 
@@ -131,7 +131,7 @@ class ByteLM(LM):
         scores = iter(self._score_all([window for windows in passages for window in windows], disable_tqdm))
         out = []
         for request, windows in zip(requests, passages, strict=True):
-            out.append(-sum(next(scores).nats for _ in windows))
+            out.append(-sum(next(scores).nll for _ in windows))
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, out[-1])
         return out
 

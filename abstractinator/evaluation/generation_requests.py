@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from abstractinator.components.sampling import GenerationConfig
+from abstractinator.contract.generation_config import GenerationConfig
 
 DEFAULT_NEW_BYTES = 256
 _OURS = ("mode", "max_new_bytes", "temperature", "stop")
@@ -33,7 +33,6 @@ def generation_request(arguments: dict[str, Any]) -> GenerationConfig:
         raise ValueError(f"max_gen_toks, which counts bytes, must be a whole number of at least 1, not {bound!r}")
     settings: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "seed": int(torch.randint(2**31, ()))} | known
     return GenerationConfig(
-        mode="exact",
         max_new_bytes=bound,
         temperature=float(1.0 if temperature is None else temperature) if sample else 0.0,
         stop=tuple(stop_bytes(stop) for stop in until if stop),

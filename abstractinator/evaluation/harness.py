@@ -19,11 +19,12 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table, sanitize_model_name
 
-import abstractinator.evaluation.hierarchical_aelm  # noqa: F401  registers hier_ae
+from abstractinator import registry
 from abstractinator.evaluation.generation_requests import generation_request
 from abstractinator.evaluation.model_args import parse_model_args
+from abstractinator.evaluation.model_lm import register_kinds
 from abstractinator.evaluation.options import EvaluationOptions
-from abstractinator.tracking.tracker import start_tracking
+from abstractinator.tracking import start_tracking
 
 
 def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
@@ -31,6 +32,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
 
     Raises ValueError or OSError, before any request is scored, for options, tasks and checkpoints that are none.
     """
+    register_kinds()
     model_args, gen_kwargs = _model_args(options), _gen_kwargs(options)
     if options.output_path is not None:
         _check_writable(options.output_path)
@@ -79,9 +81,9 @@ def _model_args(options: EvaluationOptions) -> dict[str, Any]:
 
 
 def _gen_kwargs(options: EvaluationOptions) -> dict[str, Any]:
-    """What all generation is to be done with. Raises ValueError for what hier_ae does not take."""
+    """What all generation is to be done with. Raises ValueError for what our kinds do not take."""
     arguments = parse_model_args(list(options.gen_kwargs), "--gen_kwargs")
-    if options.model == "hier_ae" and arguments:
+    if options.model in registry.names() and arguments:
         generation_request(arguments)  # as each request will be, hours later
     return arguments
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from abstractinator import registry
+
 DEFAULT_TASKS = "lambada_openai,hellaswag,piqa,arc_easy,arc_challenge,openbookqa,winogrande"
 _DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # the harness's
 
@@ -19,7 +21,7 @@ class EvaluationOptions:
     mlflow: the project to record the results in. The others: see the command's help.
     """
 
-    model: str = "hier_ae"
+    model: str = registry.DEFAULT
     model_args: tuple[str, ...] = ()
     tasks: str = DEFAULT_TASKS
     num_fewshot: int | None = None
@@ -81,7 +83,11 @@ class EvaluationOptions:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Gives the parser an option for each field of EvaluationOptions."""
     pairs = "key=value pairs with commas or spaces between them"
-    parser.add_argument("--model", default="hier_ae", help="hier_ae (default), hf or another of the harness's")
+    parser.add_argument(
+        "--model",
+        default=registry.DEFAULT,
+        help="a kind of model, hf or another of the harness's (default: %(default)s)",
+    )
     parser.add_argument(
         "--model_args",
         nargs="+",

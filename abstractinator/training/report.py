@@ -12,9 +12,9 @@ from torch import Tensor
 
 from abstractinator.atomic_file import atomic_write
 from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.contract.byte_tokenizer import ByteTokenizer, text_to_bytes
 from abstractinator.contract.capabilities import Generates, Reconstructs, Shows
 from abstractinator.contract.model import Batch, Metric, Model
-from abstractinator.data import ByteTokenizer, text_to_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

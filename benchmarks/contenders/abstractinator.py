@@ -11,11 +11,12 @@ from torch import Tensor
 from abstractinator.components.hierarchical.code_expander import ExpanderConfig
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
 from abstractinator.components.hierarchical.generation import stream_bytes
-from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder, ModelConfig
-from abstractinator.components.sampling import GenerationConfig
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchy import ModelConfig
 from abstractinator.components.tokens import BYTES
 from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.contract.generation_config import GenerationConfig
 from benchmarks.common import count_parameters
 from benchmarks.contenders.base import Contender, Setting, closest_width
 
@@ -27,7 +28,7 @@ _Table = ExpanderConfig | TopTransformerConfig  # configurations with a table of
 
 
 class Abstractinator(Contender):
-    """HierarchicalAutoencoder. width: of the transformer on top; at the default preset's number of parameters it is
+    """HierarchicalAELM. width: of the transformer on top; at the default preset's number of parameters it is
     that preset, at others all widths go in proportion, but for the
     match model's, which is small."""
 
@@ -38,7 +39,7 @@ class Abstractinator(Contender):
     def __init__(self, width: int, setting: Setting) -> None:
         super().__init__()
         in_tables = setting.parameters - _without_tables(width)
-        self.model = HierarchicalAutoencoder(model_config(width, in_tables / _in_tables(width)))
+        self.model = HierarchicalAELM(model_config(width, in_tables / _in_tables(width)))
         self.autoencoder_fraction = setting.autoencoder_fraction
 
     @classmethod
@@ -108,7 +109,7 @@ def _scaled(size: int, width: int, multiple: int = 4) -> int:
 
 def _without_tables(width: int) -> int:
     """Parameters of a model of this width without its tables of n-grams."""
-    model = HierarchicalAutoencoder(model_config(width, 0.0))  # of one row each
+    model = HierarchicalAELM(model_config(width, 0.0))  # of one row each
     return count_parameters(model) - sum(_scaled(config.ngram_width, width) for config in _TABLES)
 
 

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abstractinator.components.token_head import IGNORED
-from abstractinator.data import ByteTokenizer, Corpus
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.data import Corpus
 
 _HEAD_WIDTH = 64
 _TOLERANCE = 0.05  # of the number of parameters

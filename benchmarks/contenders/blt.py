@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BltConfig, BltForCausalLM
 
-from abstractinator.data import ByteTokenizer
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from benchmarks.contenders.base import (
     Contender,
     Setting,

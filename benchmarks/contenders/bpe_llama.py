@@ -22,7 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from abstractinator.atomic_file import atomic_write
 from abstractinator.components.token_head import IGNORED
-from abstractinator.data import ByteTokenizer
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from benchmarks.contenders.base import (
     Contender,
     Setting,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
 from abstractinator.components.packing import Packing
 from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
-from abstractinator.data import ByteTokenizer
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from benchmarks.contenders.base import (
     Contender,
     Setting,

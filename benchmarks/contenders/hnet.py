@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from x_transformers import Decoder
 
 from abstractinator.components.transformer import RMSNorm
-from abstractinator.data import ByteTokenizer
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from benchmarks.contenders.base import (
     Contender,
     Setting,

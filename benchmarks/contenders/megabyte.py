@@ -8,7 +8,7 @@ import torch
 from MEGABYTE_pytorch import MEGABYTE
 from torch import Tensor
 
-from abstractinator.data import ByteTokenizer
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from benchmarks.contenders.base import (
     Contender,
     Setting,

@@ -33,6 +33,8 @@ class HierarchicalAELM(HierarchicalAutoencoder):
     sample_modes: ClassVar[tuple[str, ...]] = ("exact", "plan")
     harness_mode: ClassVar[str] = "exact"
     scorings: ClassVar[tuple[str, ...]] = ("exact", "two_part")
+    # In two parts the segment of a byte of context would be paid for once more.
+    window_context: ClassVar[dict[str, int]] = {"exact": 1, "two_part": 0}
 
     def stream(self, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
         return stream_bytes(self, prompts, config)
