@@ -11,10 +11,11 @@ import torch
 from tiny_models import losses_of, padded, tiny_model
 
 from abstractinator.components.hierarchical.hierarchy import Decompressed
+from abstractinator.components.hierarchical.measures import reconstructed_bytes
 from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_bytes
 from abstractinator.evaluation import held_out
-from abstractinator.evaluation.held_out import evaluate_held_out, reconstructed_bytes
+from abstractinator.evaluation.held_out import evaluate_held_out
 
 BOS, EOS = BYTES.bos, BYTES.eos
 SEGMENTS: list[list[int]] = [[BOS], [*b"abc"], [*b"de"], [EOS]]
