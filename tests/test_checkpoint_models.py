@@ -103,11 +103,12 @@ def test_a_checkpoint_of_another_kind_is_named_as_such(tmp_path: Path, payload: 
         check_same_model(payload, config.model, Path("x.pt"))
 
 
-def test_settings_of_the_training_may_differ(tmp_path: Path, payload: dict[str, Any]) -> None:
-    model = payload["config"]["model"]
+def test_settings_of_the_training_may_differ(tmp_path: Path) -> None:
+    model = to_dict(tiny_config("increase"))
+    payload = {"config": {"model": model}}
     model["rate_loss_weight"] = 7.0
     model["levels"][0]["compressor"]["quantizer"]["commitment"] = 0.5
-    check_same_model(payload, tiny_experiment(tmp_path).model, Path("x.pt"))
+    check_same_model(payload, tiny_experiment(tmp_path, "increase").model, Path("x.pt"))
     model["levels"][0]["expander"]["match_window"] += 1
     with pytest.raises(CheckpointError, match=r"these settings differ: model\.levels\.0\.expander\.match_window\."):
-        check_same_model(payload, tiny_experiment(tmp_path).model, Path("x.pt"))
+        check_same_model(payload, tiny_experiment(tmp_path, "increase").model, Path("x.pt"))
