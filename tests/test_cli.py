@@ -51,6 +51,7 @@ def saved(tmp_path: Path) -> str:
     path = tmp_path / "checkpoint_step3.pt"
     payload = {
         "version": __version__,
+        "kind": "hier_ae",
         "config": to_dict(tiny_experiment(tmp_path, SHAPE)),
         "model": tiny_model(SHAPE).state_dict(),
         "step": 3,
