@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,10 @@ _HEAD_WIDTH = 64
 class FlatConfig:
     """width: D. heads must divide it into even head widths. mlp_width: None for 8/3 of the width."""
 
-    width: int
-    layers: int
-    heads: int
+    kind: Literal["flat"] = "flat"
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
     mlp_width: int | None = None
 
     def __post_init__(self) -> None:
@@ -115,11 +117,12 @@ class FlatBlock(nn.Module):
 class FlatByteTransformer(nn.Module):
     """p(next byte | all bytes of the row before it), one position a byte: RoPE, SwiGLU, RMSNorm before each part."""
 
-    def __init__(self, width: int, layers: int, heads: int, mlp_width: int | None = None) -> None:
+    def __init__(self, config: FlatConfig) -> None:
         super().__init__()
-        self.config = FlatConfig(width, layers, heads, mlp_width or _mlp_width(width))
+        self.config, width = config, config.width
+        mlp_width = config.mlp_width or _mlp_width(width)
         self.embedding = nn.Embedding(ByteTokenizer.vocab_size, width)
-        self.blocks = nn.ModuleList(FlatBlock(width, heads, mlp_width or _mlp_width(width)) for _ in range(layers))
+        self.blocks = nn.ModuleList(FlatBlock(width, config.heads, mlp_width) for _ in range(config.layers))
         self.norm = RMSNorm(width)
         self.to_logits = nn.Linear(width, ByteTokenizer.vocab_size, bias=False)
         self.apply(_initialize)
@@ -133,7 +136,7 @@ class FlatByteTransformer(nn.Module):
 
         Raises ValueError where there is none.
         """
-        return cls(**vars(flat_config(parameters)))
+        return cls(flat_config(parameters))
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, N) byte ids → mean nats over the predicted bytes."""
@@ -208,7 +211,7 @@ def flat_config(parameters: int) -> FlatConfig:
             if not 1.5 * width <= hidden <= 5 * width or abs(total / parameters - 1) > 0.03:
                 continue
             proportion = abs(math.log(width / depth / _HEAD_WIDTH)) + abs(math.log(hidden / width * 3 / 8))
-            fitting.append((proportion, FlatConfig(width, depth, heads, hidden)))
+            fitting.append((proportion, FlatConfig("flat", width, depth, heads, hidden)))
     if not fitting:
         raise ValueError(f"no flat transformer of about {parameters:,} parameters; ask for 20,000 or more")
     return min(fitting, key=lambda item: item[0])[1]

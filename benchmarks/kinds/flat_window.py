@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,31 +13,50 @@ from abstractinator.components.incremental.incremental_transformer import Increm
 from abstractinator.components.packing import Packing
 from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
-from benchmarks.contenders.base import (
-    Contender,
+from abstractinator.contract.generation_config import GenerationConfig
+from benchmarks.kinds.base import (
+    Baseline,
+    ByteSampler,
     Setting,
+    as_bytes,
     fitting_width,
     heads_for,
     nll_of,
     parameters_on_meta,
     prompt_rows,
     read_tokens,
-    sample_bytes,
 )
 
 _WINDOW = 256
 _PER_LAYER = 64  # about so many times as wide as deep
 
 
-class FlatWindow(Contender):
+@dataclass(frozen=True)
+class FlatWindowConfig:
+    """width, layers: of a transformer whose heads and hidden width follow from the width."""
+
+    kind: Literal["flat-window"] = "flat-window"
+    width: int = 256
+    layers: int = 4
+
+    def __post_init__(self) -> None:
+        if self.width < 2 or self.width % 2 or self.layers < 1:
+            raise ValueError(f"width must be even and layers at least 1, not {self.width} and {self.layers}")
+
+
+class FlatWindow(Baseline):
     """p(next byte | the bytes before it): RoPE, SwiGLU, RMSNorm before each part, windows of 256 bytes a layer."""
 
-    def __init__(self, width: int, setting: Setting) -> None:
-        super().__init__()
-        layers = max(2, round(_layers_for(setting.parameters)))
-        config = TransformerConfig(width, layers, heads_for(width), _WINDOW, mlp_width=round(width * 8 / 3 / 8) * 8)
+    kind: ClassVar[str] = "flat-window"
+    Config = FlatWindowConfig
+
+    def __init__(self, config: FlatWindowConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        mlp_width = round(width * 8 / 3 / 8) * 8
+        size = TransformerConfig(width, config.layers, heads_for(width), _WINDOW, mlp_width=mlp_width)
         self.embedding = nn.Embedding(ByteTokenizer.vocab_size, width)
-        self.transformer = SlidingWindowTransformer(config)
+        self.transformer = SlidingWindowTransformer(size)
         self.to_logits = nn.Linear(width, ByteTokenizer.vocab_size, bias=False)
         self.apply(_initialize)
         for block in self.transformer.blocks:  # each block begins as the identity
@@ -43,10 +64,15 @@ class FlatWindow(Contender):
             nn.init.zeros_(block.mlp.mlp.to_out.weight)
 
     @classmethod
-    def fit(cls, setting: Setting) -> int:
-        return fitting_width(lambda width: parameters_on_meta(lambda: cls(width, setting)), setting.parameters)
+    def sized(cls, setting: Setting) -> FlatWindowConfig:
+        layers = max(2, round(_layers_for(setting.parameters)))
 
-    def nats(self, rows: Tensor) -> tuple[Tensor, int]:
+        def config(width: int) -> FlatWindowConfig:
+            return FlatWindowConfig(width=width, layers=layers)
+
+        return config(fitting_width(lambda width: parameters_on_meta(lambda: cls(config(width))), setting.parameters))
+
+    def nll(self, rows: Tensor) -> tuple[Tensor, int]:
         read = rows[:, :-1]
         packing = Packing.from_lengths(torch.full((len(read),), read.shape[1], device=read.device))
         x = self.transformer(self.embedding(read).flatten(0, 1), packing)
@@ -56,26 +82,21 @@ class FlatWindow(Contender):
         return read_tokens(rows)
 
     @torch.no_grad()
-    def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
-        rows = prompt_rows(prompts, self)
-        transformer = IncrementalTransformer(self.transformer, len(rows), 1)
-        for position, byte in enumerate(rows.T):
+    def continuations(self, prompts: list[bytes], config: GenerationConfig) -> Iterator[list[bytes]]:
+        rows, sample = prompt_rows(prompts, self), ByteSampler(config, self.device)
+        transformer, position = IncrementalTransformer(self.transformer, len(rows), 1), rows.shape[1]
+        for index, byte in enumerate(rows.T):
+            logits = self._step(byte, index, transformer)
+        while True:
+            byte = sample(logits)
+            yield as_bytes(byte)
             logits = self._step(byte, position, transformer)
-        return self._sample(logits, rows.shape[1], transformer, new_bytes)
-
-    @torch.no_grad()
-    def _sample(
-        self, logits: Tensor, position: int, transformer: IncrementalTransformer, new_bytes: int
-    ) -> Iterator[int]:
-        for _ in range(new_bytes):
-            logits = self._step(sample_bytes(logits), position, transformer)
             position += 1
-            yield len(logits)
 
     def _step(self, byte: Tensor, position: int, transformer: IncrementalTransformer) -> Tensor:
         """One more byte (B,) of every row → (B, V) logits of the next."""
         all_rows, positions = torch.arange(len(byte), device=byte.device), byte.new_full((len(byte), 1), position)
-        x = transformer.step(self.embedding(byte)[:, None], transformer.places(all_rows, positions))
+        x = transformer.step(self.embedding(byte)[:, None], transformer.entries(all_rows, positions))
         return self.to_logits(x[:, 0])
 
 

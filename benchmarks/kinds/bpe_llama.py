@@ -10,21 +10,25 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import groupby
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from abstractinator.atomic_file import atomic_write
+from abstractinator.components.sampling import Sampler
 from abstractinator.components.token_head import IGNORED
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
-from benchmarks.contenders.base import (
-    Contender,
+from abstractinator.contract.generation_config import GenerationConfig
+from benchmarks.kinds.base import (
+    Baseline,
     Setting,
     fitting_width,
     heads_for,
@@ -37,23 +41,46 @@ _TEXT = 16 * 2**20  # bytes of training text that the encoding is made from
 _WORDS = r" ?[A-Za-z\u0080-\u00ff]+| ?[0-9]+| ?[^A-Za-z0-9\u0080-\u00ff\s]+|[\t\n\f\r ]+(?![^\t\n\f\r ])|[\x00-\x7f]"
 
 
-class BpeLlama(Contender):
+@dataclass(frozen=True)
+class BpeLlamaConfig:
+    """width, layers: of the Llama. tokens: byte pairs. encoding: the file of the byte-pair encoding (`byte_pairs`)."""
+
+    kind: Literal["bpe-llama"] = "bpe-llama"
+    width: int = 256
+    layers: int = 4
+    tokens: int = 4_096
+    encoding: str = "byte_pairs.json"
+
+    def __post_init__(self) -> None:
+        if self.width < 2 or self.width % 2 or self.layers < 1 or self.tokens < 256:
+            raise ValueError("width must be even, layers at least 1 and tokens at least 256")
+
+
+class BpeLlama(Baseline):
     """A Llama of `width`, about 64 times as wide as deep, with tied embeddings."""
 
-    remark = "reads tokens; a row's last token may be cut by the end of the row"
+    kind: ClassVar[str] = "bpe-llama"
+    Config = BpeLlamaConfig
+    remark: ClassVar[str] = "reads tokens; a row's last token may be cut by the end of the row"
 
-    def __init__(self, width: int, setting: Setting) -> None:
-        super().__init__()
-        self.tokens = _vocabulary(setting.parameters)
-        self.model = _model(width, self.tokens, setting.parameters)
-        self.bpe = byte_pairs(setting, self.tokens)
+    def __init__(self, config: BpeLlamaConfig) -> None:
+        super().__init__(config)
+        self.tokens = config.tokens
+        self.model = _model(config)
+        if not Path(config.encoding).is_file():
+            raise ValueError(f"the byte-pair encoding {config.encoding} is missing")
+        self.bpe = Tokenizer.from_file(config.encoding)
 
     @classmethod
-    def fit(cls, setting: Setting) -> int:
-        tokens = _vocabulary(setting.parameters)
-        return fitting_width(
-            lambda width: parameters_on_meta(lambda: _model(width, tokens, setting.parameters)), setting.parameters
-        )
+    def sized(cls, setting: Setting) -> BpeLlamaConfig:
+        tokens = _token_count(setting.parameters)
+        layers = max(2, round((setting.parameters / (12 * 64**2)) ** (1 / 3)))
+
+        def config(width: int) -> BpeLlamaConfig:
+            return BpeLlamaConfig(width=width, layers=layers, tokens=tokens)
+
+        width = fitting_width(lambda width: parameters_on_meta(lambda: _model(config(width))), setting.parameters)
+        return replace(config(width), encoding=str(byte_pairs(setting, tokens)))
 
     def encode(self, rows: Tensor) -> list[list[int]]:
         """(B, N) byte ids → the tokens of each row. Bytes between two special tokens are encoded together."""
@@ -72,7 +99,7 @@ class BpeLlama(Contender):
         ids: list[int] = self.bpe.encode(text.decode("latin-1")).ids
         return ids
 
-    def nats(self, rows: Tensor) -> tuple[Tensor, int]:
+    def nll(self, rows: Tensor) -> tuple[Tensor, int]:
         encoded = self.encode(rows)
         longest = max(2, *map(len, encoded))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in encoded], device=rows.device)
@@ -88,55 +115,43 @@ class BpeLlama(Contender):
         return sum(max(0, len(row) - 1) for row in self.encode(rows))
 
     @torch.no_grad()
-    def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
+    def continuations(self, prompts: list[bytes], config: GenerationConfig) -> Iterator[list[bytes]]:
+        """Of a batch all rows are read in each step, also those whose text has ended."""
         encoded = [[self.tokens, *self._of_bytes(prompt)] for prompt in prompts]
         longest = max(map(len, encoded))  # left padding, which a Llama's mask and positions leave without effect
-        device = self.model.device
+        device, sample = self.device, Sampler(config, self.device)
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in encoded], device=device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in encoded], device=device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
-        return self._sample(out, mask, positions[:, -1:], new_bytes)
-
-    @torch.no_grad()
-    def _sample(self, out: CausalLMOutputWithPast, mask: Tensor, positions: Tensor, new_bytes: int) -> Iterator[int]:
+        positions = positions[:, -1:]
         # A small text has fewer pairs than were asked for.
-        lengths = torch.tensor([len(self.bpe.id_to_token(token)) for token in range(self.bpe.get_vocab_size())])
-        made = torch.zeros(len(mask), dtype=torch.int64)
-        while len(made):
-            token = out.logits[:, -1, : len(lengths)].float().softmax(-1).multinomial(1)
-            before = int(made.clamp(max=new_bytes).sum())
-            made += lengths[token[:, 0].cpu()]
-            yield int(made.clamp(max=new_bytes).sum()) - before  # what a row's last token makes too much is not counted
-            going = (made < new_bytes).nonzero()[:, 0]
-            if len(going) < len(made):
-                made, going = made[going], going.to(mask.device)
-                token, mask, positions = token[going], mask[going], positions[going]
-                out.past_key_values.batch_select_indices(going)
+        strings = [self.bpe.id_to_token(token).encode("latin-1") for token in range(self.bpe.get_vocab_size())]
+        while True:
+            token = sample(out.logits[:, -1, : len(strings)].float())
+            yield [strings[index] for index in token.tolist()]
             mask, positions = F.pad(mask, (0, 1), value=1), positions + 1
-            if len(made):
-                out = self.model(
-                    input_ids=token,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=out.past_key_values,
-                    use_cache=True,
-                )
+            out = self.model(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=out.past_key_values,
+                use_cache=True,
+            )
 
 
-def _vocabulary(parameters: int) -> int:
+def _token_count(parameters: int) -> int:
     """How many byte pairs suit a model of this size: 4,096 for four million parameters (trials: notes.md)."""
     return 2 ** min(15, max(9, round(math.log2(parameters / 1_000))))
 
 
-def _model(width: int, tokens: int, parameters: int) -> LlamaForCausalLM:
-    layers = max(2, round((parameters / (12 * 64**2)) ** (1 / 3)))
-    heads = heads_for(width)
-    config = LlamaConfig(
-        vocab_size=tokens + 2,  # BOS and EOS
-        hidden_size=width,
-        intermediate_size=round(width * 8 / 3 / 8) * 8,
-        num_hidden_layers=layers,
+def _model(config: BpeLlamaConfig) -> LlamaForCausalLM:
+    heads = heads_for(config.width)
+    llama = LlamaConfig(
+        vocab_size=config.tokens + 2,  # BOS and EOS
+        hidden_size=config.width,
+        intermediate_size=round(config.width * 8 / 3 / 8) * 8,
+        num_hidden_layers=config.layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=2**17,
@@ -144,15 +159,15 @@ def _model(width: int, tokens: int, parameters: int) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=None,
     )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(llama)
 
 
-def byte_pairs(setting: Setting, tokens: int) -> Tokenizer:
-    """The encoding of `tokens` byte pairs, trained on the first 16 MB of training documents and kept in the folder."""
+def byte_pairs(setting: Setting, tokens: int) -> Path:
+    """The file of the encoding of `tokens` byte pairs, trained on the first 16 MB of training documents."""
     made_from = [tokens, setting.corpus.fingerprint, setting.seed, _WORDS, _TEXT, version("tokenizers")]
     path = setting.folder / f"byte_pairs_{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]}.json"
     if path.exists():
-        return Tokenizer.from_file(str(path))
+        return path
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     trainer = trainers.BpeTrainer(
@@ -162,7 +177,7 @@ def byte_pairs(setting: Setting, tokens: int) -> Tokenizer:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         bpe.save(str(temporary))
-    return bpe
+    return path
 
 
 def _texts(setting: Setting) -> Iterator[str]:

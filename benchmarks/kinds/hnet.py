@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from h_net_dynamic_chunking.h_net import HNet
@@ -12,25 +13,43 @@ from x_transformers import Decoder
 
 from abstractinator.components.transformer import RMSNorm
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
-from benchmarks.contenders.base import (
-    Contender,
+from abstractinator.contract.generation_config import GenerationConfig
+from benchmarks.kinds.base import (
+    Baseline,
+    ByteSampler,
     Setting,
+    as_bytes,
     fitting_width,
     nll_of,
     parameters_on_meta,
     prompt_rows,
-    sample_bytes,
 )
 
 _HEAD_WIDTH = 32
 _BYTES_PER_CHUNK = 5.0  # the average that its ratio loss asks for
 
 
-class HNetBytes(Contender):
+@dataclass(frozen=True)
+class HNetConfig:
+    """width: of the layers of bytes."""
+
+    kind: Literal["h-net"] = "h-net"
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        if self.width < 4 or self.width % 4:
+            raise ValueError(f"width must be a multiple of 4, not {self.width}")
+
+
+class HNetBytes(Baseline):
     """Two layers of bytes, four of chunks, two of bytes; chunks are 3/2 as wide as bytes (`width`)."""
 
-    def __init__(self, width: int, setting: Setting) -> None:
-        super().__init__()
+    kind: ClassVar[str] = "h-net"
+    Config = HNetConfig
+
+    def __init__(self, config: HNetConfig) -> None:
+        super().__init__(config)
+        width = config.width
         inner = width * 3 // 4 * 2
         self.embedding = nn.Embedding(ByteTokenizer.vocab_size, width)
         self.model = HNet(
@@ -46,35 +65,36 @@ class HNetBytes(Contender):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     @classmethod
-    def fit(cls, setting: Setting) -> int:
-        return fitting_width(lambda width: parameters_on_meta(lambda: cls(width, setting)), setting.parameters)
+    def sized(cls, setting: Setting) -> HNetConfig:
+        def count(width: int) -> int:
+            return parameters_on_meta(lambda: cls(HNetConfig(width=-(-width // 4) * 4)))
 
-    def nats(self, rows: Tensor) -> tuple[Tensor, int]:
+        return HNetConfig(width=-(-fitting_width(count, setting.parameters) // 4) * 4)
+
+    def nll(self, rows: Tensor) -> tuple[Tensor, int]:
         return nll_of(self._read(rows[:, :-1])[0], rows)
 
-    def learn(self, rows: Tensor, done: float, first: bool) -> int:
+    def nll_and_loss(self, rows: Tensor) -> tuple[Tensor, Tensor, int]:
+        """With its ratio loss, a mean, once for each byte."""
         logits, found = self._read(rows[:, :-1])
-        nats, bytes_ = nll_of(logits, rows)
-        (nats / max(bytes_, 1) + found.loss).backward()
-        return bytes_
+        nll, count = nll_of(logits, rows)
+        return nll, nll + found.loss * max(count, 1), count
 
     def positions(self, rows: Tensor) -> int:
         boundaries = self._read(rows[:, :-1])[1].intermediates.boundary_mask
         return int((boundaries & (rows[:, :-1] != ByteTokenizer.PAD)).sum())
 
     @torch.no_grad()
-    def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
-        logits, cache = self._go_on(prompt_rows(prompts, self), None)
-        return self._sample(logits, cache, new_bytes)
+    def continuations(self, prompts: list[bytes], config: GenerationConfig) -> Iterator[list[bytes]]:
+        sample = ByteSampler(config, self.device)
+        logits, cache = self._read_on(prompt_rows(prompts, self), None)
+        while True:
+            byte = sample(logits)
+            yield as_bytes(byte)
+            logits, cache = self._read_on(byte[:, None], cache)
 
-    @torch.no_grad()
-    def _sample(self, logits: Tensor, cache: Any, new_bytes: int) -> Iterator[int]:
-        for _ in range(new_bytes):
-            logits, cache = self._go_on(sample_bytes(logits)[:, None], cache)
-            yield len(logits)
-
-    def _go_on(self, rows: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """More bytes (B, n) behind what the cache holds → (B, V) logits of the next, and the cache after them."""
+    def _read_on(self, rows: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """More bytes (B, n) after those in the cache → (B, V) logits of the next, and the cache after them."""
         found = self.model(self.embedding(rows), cache=cache, return_hiddens=True)
         return self.to_logits(self.norm(found.output[:, -1])), found.next_cache
 

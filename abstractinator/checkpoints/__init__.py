@@ -1,0 +1,1 @@
+"""Checkpoints: whole or not there, loaded without executing code."""
