@@ -125,12 +125,12 @@ def test_steps_equal_forward(lengths: list[int], window: int, ahead: int, data: 
         positions = torch.tensor([[seen[b] + i for i in range(count)] for b in rows])
         at = packing.offsets[rows][:, None] + positions
         strange = positions[:, :1] + torch.arange(data.draw(st.integers(1, ahead)))
-        incremental.step(torch.randn(*strange.shape, 8), incremental.places(torch.tensor(rows), strange))
-        places = incremental.places(torch.tensor(rows), positions)
-        if data.draw(st.booleans()):  # at once, or one by one to places that were worked out at once
-            got = incremental.step(x[at], places)
+        incremental.step(torch.randn(*strange.shape, 8), incremental.entries(torch.tensor(rows), strange))
+        entries = incremental.entries(torch.tensor(rows), positions)
+        if data.draw(st.booleans()):  # at once, or one by one to entries that were computed at once
+            got = incremental.step(x[at], entries)
         else:
-            parts = zip(x[at].split(1, 1), places.each(), strict=True)
+            parts = zip(x[at].split(1, 1), entries.each(), strict=True)
             got = torch.cat([incremental.step(*part) for part in parts], dim=1)
         torch.testing.assert_close(got, expected[at], atol=1e-5, rtol=1e-4)
         for b in rows:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import SHAPES, padded, random_text, rows_of, tiny_config, tiny_level, tiny_model
+from tiny_models import SHAPES, losses_of, mean_loss, padded, random_text, rows_of, tiny_config, tiny_level, tiny_model
 from torch import Tensor, nn
 
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchical_autoencoder import AUTOENCODER, EVERYTHING
 from abstractinator.components.hierarchical.hierarchy import ModelConfig
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_head import targets_of
@@ -55,7 +56,7 @@ def test_gradients_are_the_same_each_time_with_several_threads() -> None:
     def gradients() -> list[Tensor]:
         torch.set_rng_state(state)
         model.zero_grad()
-        model(rows).total.backward()
+        mean_loss(model, rows).backward()
         return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
     torch.set_num_threads(2)
@@ -227,21 +228,23 @@ def test_all_continuations_of_a_text_share_its_probability(shape: str) -> None:
 
 
 @every_shape
-def test_the_losses_are_nats_per_byte(shape: str) -> None:
+def test_the_losses_are_sums_of_nats(shape: str) -> None:
     model = model_of(shape)
     rows = padded([ROW, [BOS, *b"and more"]])
     tokens = pack_bytes(rows)
     with torch.no_grad():
-        losses = model(rows)
+        losses = losses_of(model, rows)
     predicted = [(t, i) for t, i in enumerate(tokens.ids[:, 0].tolist()) if i != BOS]
     log_p = log_probabilities(model, tokens)
     nats = -sum(log_p[t, min(i, 256)].item() for t, i in predicted)
-    assert losses.bytes == sum(i < 256 for _, i in predicted)
-    assert losses.predict.item() == pytest.approx(nats / losses.bytes, rel=1e-4)
+    assert losses.weight.item() == sum(i < 256 for _, i in predicted)
+    assert losses.predict is not None and losses.predict.item() == pytest.approx(nats, rel=1e-4)
+    bits = losses.parts["bits_per_byte_exact"].value.item()
+    assert bits == pytest.approx(nats / losses.weight.item() / math.log(2), rel=1e-4)
 
     terms, _ = two_part_terms(model, tokens)
     total = sum(x.sum().item() for level in terms for x in level)
-    assert losses.two_part.item() == pytest.approx(total / losses.bytes, rel=1e-4)
+    assert losses.two_part.item() == pytest.approx(total, rel=1e-4)
 
 
 @every_shape
@@ -249,7 +252,7 @@ def test_reconstruction_alone_teaches_the_compressor(shape: str) -> None:
     model = tiny_model(shape).train()
     for i, level in enumerate(model.levels):
         model.zero_grad()
-        model(padded([ROW])).reconstruction[i].backward()
+        losses_of(model, padded([ROW])).reconstruction[i].backward()
         compressor = level.compressor
         learns = {
             "embedding": compressor.embedding.slots[0].weight,
@@ -266,13 +269,13 @@ def test_reconstruction_alone_teaches_the_compressor(shape: str) -> None:
 
 def test_the_codebook_of_simvq_learns_from_reconstruction() -> None:
     model = tiny_model("both").train()
-    model(padded([ROW])).reconstruction[0].backward()
+    losses_of(model, padded([ROW])).reconstruction[0].backward()
     for book in model.levels[0].compressor.quantizer.codebooks:
         assert book.map.weight.grad.abs().sum() > 0
 
 
 @every_shape
-def test_special_tokens_come_back_from_their_codes(shape: str) -> None:
+def test_special_tokens_are_restored_from_their_codes(shape: str) -> None:
     model = model_of(shape)
     rows = [[BOS, *b"ab cd", EOS], [BOS], [BOS, EOS], ROW]
     codes = model.compress(pack_bytes(padded(rows)))[-1].codes
@@ -320,10 +323,10 @@ def test_every_code_becomes_at_least_one_byte_and_no_more_than_it_may(shape: str
 def test_odd_rows_have_finite_losses_and_gradients(shape: str, rows: list[list[int]]) -> None:
     model = tiny_model(shape).train()
     rows_ = nn.functional.pad(padded(rows), (0, 2), value=PAD)
-    losses = model(rows_)
-    for value in (losses.total, losses.two_part, *losses.quantizer, *losses.entropy):
+    losses = losses_of(model, rows_)
+    for value in (losses.total, losses.two_part, *(mean.value for mean in losses.parts.values())):
         assert torch.isfinite(value)
-    losses.total.backward()
+    (losses.total / losses.weight).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert all(torch.isfinite(x).all() for x in model.state_dict().values())
 
@@ -333,7 +336,7 @@ def test_odd_rows_have_finite_losses_and_gradients(shape: str, rows: list[list[i
 @given(rows=st.lists(st.lists(st.integers(0, 257), max_size=20), min_size=1, max_size=4))
 def test_any_ids_have_finite_losses(shape: str, rows: list[list[int]]) -> None:
     with torch.no_grad():
-        losses = model_of(shape)(padded(rows))
+        losses = losses_of(model_of(shape), padded(rows))
     assert torch.isfinite(losses.total)
     assert torch.isfinite(losses.two_part)
 
@@ -344,15 +347,15 @@ def test_a_frozen_entropy_model_stands_still(shape: str) -> None:
     compressor = model.levels[0].compressor
     assert compressor.entropy_model is not None
     rows = padded([ROW])
-    model(rows).total.backward()
+    mean_loss(model, rows).backward()
     assert all(p.grad is not None for p in compressor.entropy_model.parameters())
 
     compressor.freeze()
     model.zero_grad()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     before = {name: x.clone() for name, x in model.state_dict().items()}
-    losses = model(rows)
-    assert losses.entropy[0].item() == 0
+    losses = losses_of(model, rows)
+    assert "level1/entropy_model_bits_per_byte" not in losses.parts
     losses.total.backward()
     optimizer.step()
     assert all(p.grad is None for p in compressor.entropy_model.parameters())
@@ -367,9 +370,41 @@ def test_a_frozen_entropy_model_stands_still(shape: str) -> None:
 def test_a_loaded_model_gives_the_same_losses() -> None:
     model, other = tiny_model("threshold-fixed", seed=0), tiny_model("threshold-fixed", seed=1)
     rows = padded([ROW])
-    assert not torch.equal(model(rows).total, other(rows).total)
+    assert not torch.equal(mean_loss(model, rows), mean_loss(other, rows))
     other.load_state_dict(model.state_dict())
-    assert torch.equal(model(rows).total, other(rows).total)
+    assert torch.equal(mean_loss(model, rows), mean_loss(other, rows))
+
+
+@every_shape
+def test_losses_of_two_batches_add_up_to_those_of_both(shape: str) -> None:
+    model = model_of(shape)
+    rows = padded([ROW, [BOS, *b"and more"], ROW[::-1]])
+    with torch.no_grad():
+        whole, first, second = (losses_of(model, part) for part in (rows, rows[:1], rows[1:]))
+    assert first.weight + second.weight == whole.weight
+    for name in ("bits_per_byte_exact", "bits_per_byte_two_part", "level1/bytes_per_code"):
+        added = first.parts[name] + second.parts[name]
+        torch.testing.assert_close(added.value, whole.parts[name].value, atol=0, rtol=1e-4)
+
+
+def test_a_phase_reports_what_it_trains_and_nothing_else() -> None:
+    model = tiny_model("information").train()
+    losses = losses_of(model, padded([ROW]), AUTOENCODER)
+    assert losses.predict is None and losses.codes is None
+    assert losses.parts and all(name.startswith("level1/") for name in losses.parts)
+    losses.total.backward()
+    assert all(p.grad is None for p in [*model.top.parameters(), *model.byte_head.parameters()])
+    assert [phase.name for phase in model.phases()] == [AUTOENCODER, EVERYTHING]
+
+
+@pytest.mark.parametrize("code", [16, 999, -1])
+def test_a_code_that_does_not_exist_is_refused(code: int) -> None:
+    model = model_of("fixed")
+    codes = model.compress(pack_bytes(padded([[BOS, *b"some text"]])))[-1].codes
+    ids = codes.ids.clone()
+    ids[1, 0] = code
+    with pytest.raises(ValueError, match=rf"code id {code} does not exist: the codebook has 16 codes, 0 to 15"):
+        model.decompress(Tokens(ids, codes.packing, codes.vocabulary))
 
 
 def test_a_model_without_levels_is_refused() -> None:

@@ -10,6 +10,7 @@ from tiny_reconstruction import trained
 from abstractinator.components.bottlenecks.vector_quantizer import Kind, QuantizerConfig, VectorQuantizer
 from abstractinator.components.hierarchical.code_search import search_codes
 from abstractinator.components.hierarchical.level import Level
+from abstractinator.components.hierarchical.repair import _searched
 from abstractinator.components.hierarchical.segmentation import Segments, distinct_segments, take_segments
 from abstractinator.components.tokens import Tokens, pack_bytes
 
@@ -31,7 +32,7 @@ def codes_of(level: Level, tokens: Tokens, segments: Segments) -> tuple[torch.Te
 
 
 @both_kinds
-def test_what_comes_back_keeps_its_codes_and_nothing_gets_worse(kind: Kind) -> None:
+def test_what_is_decoded_right_keeps_its_codes_and_nothing_gets_worse(kind: Kind) -> None:
     model, rows = trained(kind)
     level = model.levels[0]
     tokens, segments = plain_segments(level, rows)
@@ -48,7 +49,7 @@ def test_what_comes_back_keeps_its_codes_and_nothing_gets_worse(kind: Kind) -> N
 
 
 @both_kinds
-def test_codes_a_step_off_are_mended(kind: Kind) -> None:
+def test_codes_a_step_off_are_repaired(kind: Kind) -> None:
     model, rows = trained(kind)
     level = model.levels[0]
     quantizer, expander = level.compressor.quantizer, level.expander
@@ -82,13 +83,13 @@ def test_other_segments_do_not_matter(kind: Kind) -> None:
         assert torch.equal(alone[0], together[number])
 
 
-def test_codes_are_searched_where_that_is_asked_for() -> None:
+def test_a_repair_finds_codes_where_the_encoder_was_wrong() -> None:
     model, rows = trained("fsq")
     level, tokens = model.levels[0], pack_bytes(rows[:-1].flip(1).roll(1, 1))  # a text that it does not know
     segments = level.compressor(tokens).segments
     back = []
-    for expander in (None, level.expander):
-        encoded = level.compressor.encode(tokens, segments, expander)
+    first = level.compressor.encode(tokens, segments)
+    for encoded in (first, _searched(first, level.compressor, level.expander)):
         errors = level.expander.errors(encoded.vectors, encoded.distinct.tokens, encoded.distinct.segments)
         back.append(int((errors == 0).sum()))
     assert back[1] > back[0], "nothing was repaired"

@@ -8,12 +8,13 @@ from tiny_reconstruction import trained
 
 from abstractinator.components.bottlenecks.vector_quantizer import Kind
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.repair import _searched
 from abstractinator.components.hierarchical.segmentation import Segments
 from abstractinator.components.tokens import Tokens, pack_bytes
 
 
 def byte_accuracy(model: HierarchicalAELM, tokens: Tokens, segments: Segments, codes: Tokens) -> float:
-    """Share of the bytes that come back in their place of their segment."""
+    """Share of the bytes that are right at their position in their segment."""
     out = model.decompress(Tokens(codes.ids, codes.packing, codes.vocabulary))
     counts = torch.bincount(out.code, minlength=codes.packing.total)
     first = counts.cumsum(0) - counts
@@ -28,7 +29,7 @@ def test_reconstruction_lives_from_the_codes(kind: Kind) -> None:
     tokens = pack_bytes(rows)
     compressor, expander = model.levels[0].compressor, model.levels[0].expander
     segments = compressor(tokens).segments
-    codes = compressor.encode(tokens, segments, expander).codes  # searched, but of whole segments
+    codes = _searched(compressor.encode(tokens, segments), compressor, expander).codes  # of whole segments
     plain = (~codes.special).nonzero()[:, 0]
     shuffled = codes.ids.clone()
     shuffled[plain] = codes.ids[plain[torch.randperm(len(plain))]]

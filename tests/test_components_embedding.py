@@ -60,7 +60,7 @@ def test_steps_equal_forward(vocabulary: Vocabulary, vector_width: int, lengths:
     while (rows := (memory.counts < torch.tensor(lengths)).nonzero()[:, 0]).numel():
         count = min(3, int((torch.tensor(lengths) - memory.counts)[rows].min()))
         at = tokens.packing.offsets[rows][:, None] + memory.counts[rows][:, None] + torch.arange(count)
-        torch.testing.assert_close(folded(memory.enter(memory.arrivals(rows, count), tokens.ids[at])), expected[at])
+        torch.testing.assert_close(folded(memory.append(memory.new_entries(rows, count), tokens.ids[at])), expected[at])
         memory.counts[rows] += count
 
 

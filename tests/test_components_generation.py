@@ -294,9 +294,14 @@ def test_prompts_are_bytes(prompt: object) -> None:
         model_of("fixed").generate_bytes(prompt)
 
 
-def test_a_setting_that_there_is_not_is_named_with_those_that_there_are() -> None:
-    with pytest.raises(TypeError, match=r"no setting max_bytes; .*max_new_bytes"):
+def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
+    with pytest.raises(TypeError, match=r"unknown setting max_bytes; .*max_new_bytes"):
         model_of("fixed").generate_bytes(b"text", max_bytes=3)
+
+
+def test_an_unknown_mode_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"mode must be one of plan, exact, speculative, not 'guess'"):
+        model_of("fixed").generate_bytes(b"text", mode="guess")
 
 
 def test_a_temperature_of_almost_nothing_is_greedy() -> None:

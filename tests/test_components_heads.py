@@ -1,11 +1,7 @@
-import errno
-import gc
 import itertools
-import mmap
 
 import pytest
 import torch
-from abstractinator.components.incremental.large_pages import begin_chunk, in_large_pages
 
 from abstractinator.components import token_head
 from abstractinator.components.incremental.folded import FoldedDepthHead
@@ -108,36 +104,3 @@ def test_eos_is_the_class_after_the_codes_and_bos_is_no_target() -> None:
     tokens = Tokens(ids, Packing.from_lengths(torch.tensor([3])), TINY)
     assert targets_of(tokens).tolist() == [[IGNORED, IGNORED], [2, 1], [3, IGNORED]]
     assert torch.equal(tokens.ids, ids)
-
-
-@pytest.mark.parametrize("inference", [False, True])
-def test_copies_in_large_pages_are_copies(inference: bool) -> None:
-    weights = [torch.rand(shape) + 1 for shape in ((3, 5), (1024, 700), (3000, 3000), (7, 1), (0, 4))]
-    with torch.inference_mode(inference):
-        copies = [in_large_pages(weight.T) for weight in weights]
-    assert all(
-        copy.is_contiguous() and torch.equal(copy, weight.T) for copy, weight in zip(copies, weights, strict=True)
-    )
-    kept = copies[1]
-    del copies
-    gc.collect()  # the pages stay as long as any of their tensors
-    in_large_pages(torch.zeros(3000, 3000))
-    assert torch.equal(kept, weights[1].T)
-
-
-def test_what_comes_after_a_new_beginning_keeps_nothing_of_before() -> None:
-    before = in_large_pages(torch.zeros(8)).untyped_storage().data_ptr()
-    assert in_large_pages(torch.zeros(8)).untyped_storage().data_ptr() == before
-    kept = in_large_pages(torch.zeros(8))
-    begin_chunk()
-    assert in_large_pages(torch.zeros(8)).untyped_storage().data_ptr() != kept.untyped_storage().data_ptr()
-
-
-def test_a_system_without_large_pages_has_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refusing(mmap.mmap):
-        def madvise(self, *_: int) -> None:
-            raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr(mmap, "mmap", Refusing)
-    weight = torch.randn(3000, 3001)  # more than is left of any chunk
-    assert torch.equal(in_large_pages(weight), weight)

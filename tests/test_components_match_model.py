@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from abstractinator.components.match_model import MatchMemory, MatchModel
+from abstractinator.components.incremental.match_memory import MatchMemory
+from abstractinator.components.match_model import MatchModel
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_hash import ngram_hashes, token_hash
 from abstractinator.components.tokens import BYTES, Tokens, Vocabulary

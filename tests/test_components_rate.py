@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import rows_of, tiny_config, tiny_model
+from tiny_models import mean_loss, rows_of, tiny_config, tiny_model
 
 from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig, VectorQuantizer
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.losses import rate_of
 from abstractinator.components.tokens import pack_bytes
 
 ROWS = rows_of([b"the cat sat on the mat", b"and the dog, too"])
@@ -67,7 +68,7 @@ def losses_and_gradients(weight: float) -> tuple[torch.Tensor, dict[str, torch.T
     again = HierarchicalAELM(replace(tiny_config("information"), rate_loss_weight=weight)).train()
     again.load_state_dict(model.state_dict())
     torch.manual_seed(1)  # of the parts that are drawn beside the text
-    total = again(ROWS).total
+    total = mean_loss(again, ROWS)
     total.backward()
     return total.detach(), {name: p.grad for name, p in again.named_parameters() if p.grad is not None}
 
@@ -89,13 +90,13 @@ def test_the_rate_of_the_highest_level_reaches_all_below(shape: str, moves: int)
     model = tiny_model(shape).train()
     compressed = model.compress(pack_bytes(ROWS))
     _, contexts = model.predict(pack_bytes(ROWS), compressed)
-    rate = model._rate(contexts[-1], compressed[-1])
+    rate = rate_of(model, contexts[-1], compressed[-1])
     assert float(rate.detach()) == 0.0
     if not moves:  # kinds without a lattice
         assert not rate.requires_grad
         return
     rate.backward()
-    moved = [level.compressor.place.weight.grad for level in model.levels]
+    moved = [level.compressor.position.weight.grad for level in model.levels]
     assert sum(gradient is not None and bool(gradient.any()) for gradient in moved) == moves
 
 
@@ -110,12 +111,12 @@ def test_who_follows_the_rate_makes_codes_that_the_top_finds_cheaper() -> None:
         contexts = model.predict(tokens, compressed)[1]
         prices.append(float(model.top.nll(contexts[-1], compressed[-1].codes).mean().detach()))
         optimizer.zero_grad()
-        (model._rate(contexts[-1], compressed[-1]) / compressed[-1].codes.packing.total).backward()
+        (rate_of(model, contexts[-1], compressed[-1]) / compressed[-1].codes.packing.total).backward()
         optimizer.step()
     assert sum(prices[-10:]) / 10 < prices[0] - 0.2
 
 
-def test_mended_codes_have_no_lattice() -> None:
+def test_repaired_codes_have_no_lattice() -> None:
     """It would be that of the codes before."""
     model, tokens = tiny_model("information"), pack_bytes(ROWS)
     with torch.no_grad():

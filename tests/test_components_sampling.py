@@ -92,7 +92,6 @@ def test_what_is_barred_is_not_drawn(settings: dict[str, float]) -> None:
         {"top_k": -1},
         {"top_p": 0.0},
         {"top_p": 1.5},
-        {"mode": "guess"},
         {"no_repeat_ngram_size": -1},
         {"no_repeat_ngram_size": 1},
         {"no_repeat_ngram_size": 9, "repetition_window": 8},

@@ -9,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import SHAPES, padded, random_text, rows_of, tiny_model
+from tiny_models import SHAPES, losses_of, padded, random_text, rows_of, tiny_model
 from tiny_reconstruction import trained
 from torch import Tensor
 
 from abstractinator.components.bottlenecks.vector_quantizer import Kind
 from abstractinator.components.hierarchical.byte_segment_compressor import Compressed
 from abstractinator.components.hierarchical.level import Level
+from abstractinator.components.hierarchical.measures import reconstructed_bytes
+from abstractinator.components.hierarchical.repair import _searched
 from abstractinator.components.hierarchical.segment_parts import cut_in_two, with_parts
 from abstractinator.components.hierarchical.segmentation import (
     SegmentationConfig,
@@ -25,7 +27,6 @@ from abstractinator.components.hierarchical.segmentation import (
 )
 from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_bytes
-from abstractinator.evaluation.held_out import reconstructed_bytes
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 rows_of_bytes = st.lists(st.binary(max_size=20), min_size=1, max_size=4)
@@ -123,7 +124,7 @@ def errors(level: Level, compressed: Compressed) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["fsq", "vq"])
-def test_what_does_not_come_back_is_cut_and_nothing_else(kind: Kind) -> None:
+def test_what_is_decoded_wrongly_is_cut_and_nothing_else(kind: Kind) -> None:
     model, rows = trained(kind)
     level = model.levels[0]
     known, unknown = bytes(rows[0, 1:].tolist()), bytes(rows[1, 1:].tolist())[::-1]
@@ -131,7 +132,7 @@ def test_what_does_not_come_back_is_cut_and_nothing_else(kind: Kind) -> None:
     whole, repaired = (level.compress(tokens, repair=repair) for repair in (False, True))
     assert torch.equal(repaired.tokens.ids, tokens.ids)
     # As searched codes: each segment that is still there has those, whatever was cut beside it.
-    again = level.compressor.encode(tokens, repaired.segments, level.expander)
+    again = _searched(level.compressor.encode(tokens, repaired.segments), level.compressor, level.expander)
     assert torch.equal(repaired.codes.ids, again.codes.ids)
     plain = ~repaired.codes.special
     decoded = level.compressor.quantizer.decode(repaired.codes.ids[plain])
@@ -139,7 +140,7 @@ def test_what_does_not_come_back_is_cut_and_nothing_else(kind: Kind) -> None:
 
     wrong = (errors(level, repaired) > 0) & plain
     assert (repaired.segments.lengths[wrong] == 1).all()
-    searched = level.compressor.encode(tokens, whole.segments, level.expander)
+    searched = _searched(whole.encoded, level.compressor, level.expander)
     lost = (errors(level, replace(whole, encoded=searched)) > 0) & ~whole.codes.special & (whole.segments.lengths > 1)
     starts = (repaired.segments.offsets == 0).nonzero()[:, 0]
     pieces = torch.bincount(whole.segments.of_token[starts], minlength=len(lost))
@@ -149,7 +150,7 @@ def test_what_does_not_come_back_is_cut_and_nothing_else(kind: Kind) -> None:
 
 
 @every_shape
-def test_every_level_mends_its_own_tokens(shape: str) -> None:
+def test_every_level_repairs_its_own_tokens(shape: str) -> None:
     model = tiny_model(shape)
     tokens = pack_bytes(rows_of([random_text(random.Random(seed), 40) for seed in range(4)]))
     own, repaired = (model.compress(tokens, repair=repair) for repair in (False, True))
@@ -162,7 +163,7 @@ def test_every_level_mends_its_own_tokens(shape: str) -> None:
         lower = after.codes
 
 
-def test_codes_are_not_mended_while_codebooks_move() -> None:
+def test_codes_are_not_repaired_while_codebooks_move() -> None:
     model = tiny_model("fixed").train()
     with pytest.raises(ValueError, match="eval"):
         model.compress(pack_bytes(rows_of([b"text"])), repair=True)
@@ -171,8 +172,8 @@ def test_codes_are_not_mended_while_codebooks_move() -> None:
 def test_training_learns_parts_and_no_likelihood_counts_them() -> None:
     model = tiny_model("fixed")
     rows = rows_of([random_text(random.Random(seed), 200) for seed in range(4)])
-    still = model(rows)
-    learning = model.train()(rows)
+    still = losses_of(model, rows)
+    learning = losses_of(model.train(), rows)
     for name in ("predict", "codes", "two_part"):
         torch.testing.assert_close(getattr(learning, name), getattr(still, name))
     torch.testing.assert_close(learning.reconstruction, still.reconstruction)
@@ -183,7 +184,7 @@ def test_training_learns_parts_and_no_likelihood_counts_them() -> None:
     # What parts add to what is trained: their nats, as those of segments that occur once.
     nats = model.levels[0].reconstruction_nll(learning.compressed[0])
     counts = distinct.counts[~parts].float()
-    share = nats[parts].sum() * counts.sum() / counts.sqrt().sum() / learning.bytes
+    share = nats[parts].sum() * counts.sum() / counts.sqrt().sum()
     difference = model.config.reconstruction_loss_weight * share
     torch.testing.assert_close(learning.total - still.total, difference, rtol=1e-3, atol=1e-3)
 

@@ -214,7 +214,7 @@ def test_a_running_calibration_goes_part_of_the_way() -> None:
     tokens, entropy = packed([[(97, random.Random(i).random()) for i in range(500)]])
     full, half = segmenter_of("threshold", threshold=3.0), segmenter_of("threshold", threshold=3.0)
     full.calibrate(tokens, entropy)
-    half.calibrate(tokens, entropy, follow=0.5)
+    half.calibrate(tokens, entropy, momentum=0.5)
     torch.testing.assert_close(half.threshold, (full.threshold + 3.0) / 2)
 
 

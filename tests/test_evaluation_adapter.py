@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from lm_eval.api.registry import get_model
 from tiny_evaluation import TEXT, model_of, requests_of, save_tiny
 
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
-from abstractinator.components.passages import Passage, Score
+from abstractinator.contract.capabilities import Passage, Score
 from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.evaluation import byte_lm
 from abstractinator.evaluation.model_args import parse_model_args
+from abstractinator.evaluation.model_lm import ModelLM
 
+hier_ae = get_model("hier_ae")
 SHAPE = "threshold-fixed"
 
 
@@ -32,18 +35,18 @@ def checkpoint(tmp_path: Path, model: HierarchicalAELM) -> str:
 
 
 @pytest.fixture
-def lm(checkpoint: str) -> HierarchicalAELM:
-    return HierarchicalAELM(checkpoint, device="cpu")
+def lm(checkpoint: str) -> ModelLM:
+    return hier_ae(checkpoint, device="cpu")
 
 
-def nats(lm: HierarchicalAELM, context: bytes, continuation: bytes, begins: bool = True) -> float:
-    return lm.score([Passage(context, continuation, begins)])[0].nats
+def nats(lm: ModelLM, context: bytes, continuation: bytes, begins: bool = True) -> float:
+    return lm.score([Passage(context, continuation, begins)])[0].nll
 
 
 # ---- loglikelihood -----------------------------------------------------------------------------------------
 
 
-def test_answers_come_in_the_order_of_the_requests(lm: HierarchicalAELM) -> None:
+def test_answers_come_in_the_order_of_the_requests(lm: ModelLM) -> None:
     pairs = [("the cat ", "sat"), ("", "a"), ("one more dog under some", " very old green tree"), ("the cat ", "sat")]
     answers = lm.loglikelihood(requests_of("loglikelihood", pairs), disable_tqdm=True)
     for (context, continuation), (log_p, _) in zip(pairs, answers, strict=True):
@@ -51,7 +54,7 @@ def test_answers_come_in_the_order_of_the_requests(lm: HierarchicalAELM) -> None
     assert answers[0] == answers[3]
 
 
-def test_equal_requests_are_worked_out_once(lm: HierarchicalAELM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_requests_are_worked_out_once(lm: ModelLM, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Passage] = []
 
     def score(passages: Sequence[Passage]) -> list[Score]:
@@ -63,7 +66,7 @@ def test_equal_requests_are_worked_out_once(lm: HierarchicalAELM, monkeypatch: p
     assert len(seen) == 2
 
 
-def test_is_greedy_is_what_greedy_generation_writes(lm: HierarchicalAELM, model: HierarchicalAELM) -> None:
+def test_is_greedy_is_what_greedy_generation_writes(lm: ModelLM, model: HierarchicalAELM) -> None:
     prompt = TEXT[:12]
     text = model.generate_bytes(prompt, mode="exact", temperature=0.0, max_new_bytes=12).decode()
     other = chr((ord(text[-1]) + 1) % 128)
@@ -72,13 +75,13 @@ def test_is_greedy_is_what_greedy_generation_writes(lm: HierarchicalAELM, model:
     assert [is_greedy for _, is_greedy in answers] == [True, False, False]
 
 
-def test_an_empty_continuation_is_certain(lm: HierarchicalAELM) -> None:
+def test_an_empty_continuation_is_certain(lm: ModelLM) -> None:
     answers = lm.loglikelihood(requests_of("loglikelihood", [("the cat", ""), ("", ""), ("the", " cat")]), True)
     assert answers[:2] == [(0.0, True)] * 2
     assert answers[2][0] < 0
 
 
-def test_any_text_is_bytes(lm: HierarchicalAELM) -> None:
+def test_any_text_is_bytes(lm: ModelLM) -> None:
     """Lone surrogates: an undecodable byte is that byte, half of a pair from JSON its three bytes."""
     pairs = [("caf\udcc3\udca9", " \ud83d"), ("\ud83d", "\udc00"), ("\0", "\U0001f600")]
     expected = [(b"caf\xc3\xa9", b" \xed\xa0\xbd"), (b"\xed\xa0\xbd", b"\xed\xb0\x80"), (b"\0", "\U0001f600".encode())]
@@ -88,7 +91,7 @@ def test_any_text_is_bytes(lm: HierarchicalAELM) -> None:
 
 
 def test_a_long_context_is_cut_from_the_left(checkpoint: str, caplog: pytest.LogCaptureFixture) -> None:
-    lm = HierarchicalAELM(checkpoint, device="cpu", max_length=20)
+    lm = hier_ae(checkpoint, device="cpu", max_length=20)
     context, long = TEXT[:40], TEXT[40:70]
     pairs = [(context.decode(), "some"), (TEXT[:16].decode(), "some"), (context.decode(), long.decode())]
     with caplog.at_level(logging.WARNING):
@@ -99,7 +102,7 @@ def test_a_long_context_is_cut_from_the_left(checkpoint: str, caplog: pytest.Log
     assert answers[2][0] == pytest.approx(-nats(lm, context[-1:], long, begins=False), abs=1e-3)
 
 
-def test_by_default_contexts_may_be_longer_than_in_training(lm: HierarchicalAELM) -> None:
+def test_by_default_contexts_may_be_longer_than_in_training(lm: ModelLM) -> None:
     assert lm.max_length == 8 * 16
 
 
@@ -107,15 +110,15 @@ def test_by_default_contexts_may_be_longer_than_in_training(lm: HierarchicalAELM
 @pytest.mark.parametrize("scoring", ["exact", "two_part"])
 def test_batch_size_changes_nothing(checkpoint: str, scoring: str, batch_size: int | str) -> None:
     pairs = [(TEXT[:place].decode(), TEXT[place : place + 5].decode()) for place in range(0, 60, 7)]
-    whole = HierarchicalAELM(checkpoint, scoring, device="cpu", batch_size=100)
-    parts = HierarchicalAELM(checkpoint, scoring, device="cpu", batch_size=batch_size)
+    whole = hier_ae(checkpoint, scoring, device="cpu", batch_size=100)
+    parts = hier_ae(checkpoint, scoring, device="cpu", batch_size=batch_size)
     expected, found = (
         lm.loglikelihood(requests_of("loglikelihood", pairs), disable_tqdm=True) for lm in (whole, parts)
     )
     assert [log_p for log_p, _ in found] == pytest.approx([log_p for log_p, _ in expected], abs=1e-3)
 
 
-def test_auto_halves_a_batch_that_does_not_fit(lm: HierarchicalAELM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_halves_a_batch_that_does_not_fit(lm: ModelLM, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     score = lm.score
 
@@ -139,7 +142,7 @@ def test_auto_halves_a_batch_that_does_not_fit(lm: HierarchicalAELM, monkeypatch
 @pytest.mark.parametrize("scoring", ["exact", "two_part"])
 @pytest.mark.parametrize("length", [1, 19, 20, 21, 40, 67])
 def test_windows_score_each_byte_exactly_once(checkpoint: str, scoring: str, length: int) -> None:
-    lm = HierarchicalAELM(checkpoint, scoring, device="cpu", max_length=20)
+    lm = hier_ae(checkpoint, scoring, device="cpu", max_length=20)
     text = TEXT[:length]
     windows = list(lm.windows(text))
     assert b"".join(window.continuation for window in windows) == text
@@ -152,10 +155,10 @@ def test_windows_score_each_byte_exactly_once(checkpoint: str, scoring: str, len
         assert len(window.context) + len(window.continuation) <= 21
         place += len(window.continuation)
     (log_p,) = lm.loglikelihood_rolling(requests_of("loglikelihood_rolling", [(text.decode(),)]), disable_tqdm=True)
-    assert log_p == pytest.approx(-sum(lm.score([window])[0].nats for window in windows), abs=1e-3)
+    assert log_p == pytest.approx(-sum(lm.score([window])[0].nll for window in windows), abs=1e-3)
 
 
-def test_texts_that_fit_are_scored_whole(lm: HierarchicalAELM) -> None:
+def test_texts_that_fit_are_scored_whole(lm: ModelLM) -> None:
     texts = [("the cat",), ("",), (TEXT.decode(),)]
     answers = lm.loglikelihood_rolling(requests_of("loglikelihood_rolling", texts), disable_tqdm=True)
     assert answers == pytest.approx([-nats(lm, b"", b"the cat"), 0.0, -nats(lm, b"", TEXT)], abs=1e-3)
@@ -164,13 +167,13 @@ def test_texts_that_fit_are_scored_whole(lm: HierarchicalAELM) -> None:
 # ---- generate_until ----------------------------------------------------------------------------------------
 
 
-def generate(lm: HierarchicalAELM, *pairs: tuple[str, dict[str, Any]]) -> list[str]:
+def generate(lm: ModelLM, *pairs: tuple[str, dict[str, Any]]) -> list[str]:
     return lm.generate_until(requests_of("generate_until", pairs), disable_tqdm=True)
 
 
 @pytest.mark.parametrize("mode", ["exact", "plan"])
 def test_generation_is_the_model_s_own(checkpoint: str, model: HierarchicalAELM, mode: str) -> None:
-    lm = HierarchicalAELM(checkpoint, device="cpu", generation=mode)
+    lm = hier_ae(checkpoint, device="cpu", generation=mode)
     prompts = ["the cat sat", "a", "one more dog under"]
     found = generate(lm, *((prompt, {"until": [], "max_gen_toks": 15, "do_sample": False}) for prompt in prompts))
     for prompt, text in zip(prompts, found, strict=True):
@@ -178,7 +181,7 @@ def test_generation_is_the_model_s_own(checkpoint: str, model: HierarchicalAELM,
         assert text == expected.decode(errors="replace")
 
 
-def test_a_stop_string_cuts_and_the_prompt_stays_out(lm: HierarchicalAELM) -> None:
+def test_a_stop_string_cuts_and_the_prompt_stays_out(lm: ModelLM) -> None:
     (whole,) = generate(lm, (TEXT[:30].decode(), {"max_gen_toks": 30}))
     stop = whole[7:9]
     place = whole.index(stop)
@@ -186,13 +189,13 @@ def test_a_stop_string_cuts_and_the_prompt_stays_out(lm: HierarchicalAELM) -> No
         assert generate(lm, (TEXT[:30].decode(), {"until": until, "max_gen_toks": 30})) == [whole[:place]]
 
 
-def test_requests_of_different_kinds_keep_their_order(lm: HierarchicalAELM) -> None:
+def test_requests_of_different_kinds_keep_their_order(lm: ModelLM) -> None:
     kinds = [{"max_gen_toks": 4}, {"max_gen_toks": 9, "until": [" "]}, {"max_gen_toks": 4}]
     requests = [(text, kind) for text, kind in zip(("the cat", "some very", "on a"), kinds, strict=True)]
     assert generate(lm, *requests) == [generate(lm, request)[0] for request in requests]
 
 
-def test_sampling_follows_torch_s_seed(lm: HierarchicalAELM) -> None:
+def test_sampling_follows_torch_s_seed(lm: ModelLM) -> None:
     def sampled(global_seed: int, **more: Any) -> str:
         torch.manual_seed(global_seed)
         return generate(lm, ("the ", {"do_sample": True, "temperature": 2.0, "max_gen_toks": 20, **more}))[0]
@@ -203,12 +206,12 @@ def test_sampling_follows_torch_s_seed(lm: HierarchicalAELM) -> None:
     assert len({sampled(seed, seed=7) for seed in range(5)}) == 1
 
 
-def test_bytes_that_are_no_text_are_replaced(lm: HierarchicalAELM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_no_text_are_replaced(lm: ModelLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm, "write", lambda prompts, config: [b"caf\xc3\xa9 \xff\xe2\x82"] * len(prompts))
     assert generate(lm, ("a", {})) == ["café \ufffd\ufffd"]
 
 
-def test_stop_strings_are_whole_characters(lm: HierarchicalAELM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_strings_are_whole_characters(lm: ModelLM, monkeypatch: pytest.MonkeyPatch) -> None:
     stops: list[tuple[str | bytes, ...]] = []
 
     def write(prompts: list[bytes], config: GenerationConfig) -> list[bytes]:
@@ -233,7 +236,7 @@ def test_stop_strings_are_whole_characters(lm: HierarchicalAELM, monkeypatch: py
     ],
 )
 def test_a_generation_that_cannot_be_is_refused_before_work(
-    lm: HierarchicalAELM, monkeypatch: pytest.MonkeyPatch, context: str, arguments: dict[str, Any], words: list[str]
+    lm: ModelLM, monkeypatch: pytest.MonkeyPatch, context: str, arguments: dict[str, Any], words: list[str]
 ) -> None:
     monkeypatch.setattr(lm, "write", lambda *_: pytest.fail("work had begun"))
     with pytest.raises(ValueError) as error:
@@ -262,7 +265,7 @@ def test_model_args_with_commas_or_spaces(words: str | list[str]) -> None:
 
 def test_created_as_the_harness_does_it(checkpoint: str) -> None:
     text = f"checkpoint={checkpoint} scoring=two_part max_length=64"
-    lm = HierarchicalAELM.create_from_arg_string(text, {"device": "cpu", "batch_size": None})
+    lm = hier_ae.create_from_arg_string(text, {"device": "cpu", "batch_size": None})
     info = lm.get_model_info()
     assert (info["scoring"], info["max_length"], info["checkpoint_steps"]) == ("two_part", 64, 3)
 
@@ -287,12 +290,12 @@ def test_created_as_the_harness_does_it(checkpoint: str) -> None:
 )
 def test_a_wrong_argument_is_refused(checkpoint: str, arguments: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError) as error:
-        HierarchicalAELM(**{"checkpoint": checkpoint, "device": "cpu"} | arguments)
+        hier_ae(**{"checkpoint": checkpoint, "device": "cpu"} | arguments)
     assert [word for word in words if word not in str(error.value)] == []
 
 
-def test_half_precision_is_near(checkpoint: str, lm: HierarchicalAELM) -> None:
-    half = HierarchicalAELM(checkpoint, device="cpu", dtype="bfloat16")
+def test_half_precision_is_near(checkpoint: str, lm: ModelLM) -> None:
+    half = hier_ae(checkpoint, device="cpu", dtype="bfloat16")
     found, expected = (
         one.loglikelihood(requests_of("loglikelihood", [("", TEXT.decode())]), True) for one in (half, lm)
     )
@@ -301,7 +304,7 @@ def test_half_precision_is_near(checkpoint: str, lm: HierarchicalAELM) -> None:
     assert math.isfinite(found[0][0])
 
 
-def test_prompts_are_generated_in_batches(lm: HierarchicalAELM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_generated_in_batches(lm: ModelLM, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(byte_lm, "_PROMPTS_A_BATCH", 2)
     monkeypatch.setattr(lm, "write", lambda prompts, config: sizes.append(len(prompts)) or [b"x"] * len(prompts))

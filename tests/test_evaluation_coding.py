@@ -13,14 +13,11 @@ from tiny_models import rows_of
 
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.level import Level
+from abstractinator.components.hierarchical.scoring import next_byte_logits, two_part_scores
 from abstractinator.components.packing import Packing
-from abstractinator.components.passages import (
-    Passage,
-    next_byte_logits,
-    scores_from_logits,
-    two_part_scores,
-)
+from abstractinator.components.passages import first_scored, scores_from_logits
 from abstractinator.components.tokens import BYTES, Tokens, pack_bytes
+from abstractinator.contract.capabilities import Passage
 
 Coder = Encoder | Decoder
 CASES = [(shape, weights) for shape in SHAPES for weights in ("random", "trained")]
@@ -43,7 +40,7 @@ def test_an_exact_score_is_the_length_of_a_code(shape: str, weights: str) -> Non
     (score,) = scores_from_logits(next_byte_logits(model, [passage]), [passage])
     encoder = Encoder()
     code_bytes(model, encoder, passage, len(passage.continuation))
-    bits = score.nats / math.log(2)
+    bits = score.nll / math.log(2)
     assert bits - 0.1 <= len(encoder.bits) <= bits + SLACK
     context = Passage(passage.context, b"")
     assert code_bytes(model, Decoder(encoder.bits), context, len(passage.continuation)) == passage.continuation
@@ -66,7 +63,7 @@ class Tree:
 def tree_of(model: HierarchicalAELM, passage: Passage) -> Tree:
     """The tree of a passage; what its firsts leave out is known from the context alone."""
     compressed = model.compress(pack_bytes(rows_of([passage.context + passage.continuation])))
-    index = passage.first_scored
+    index = first_scored(passage)
     for level in compressed:
         index = int(level.segments.of_token[index])
     firsts = [index]
@@ -116,7 +113,7 @@ def _code_top(model: HierarchicalAELM, coder: Coder, tree: Tree, codes: int) -> 
 def _code_level(level: Level, coder: Coder, tree: Tree, i: int, codes: Tokens) -> Tokens:
     """The tokens of every segment given its code, place by place, to its end."""
     expander, size = level.expander, level.compressor.vocabulary.codebook_size
-    hidden = expander.places(vectors_of(level, codes.ids))
+    hidden = expander.position_vectors(vectors_of(level, codes.ids))
     slots = [slot.view(len(hidden), expander.longest, -1) for slot in expander.head.logits(hidden.flatten(0, 1))]
     rows: list[list[int]] = []
     lengths: list[int] = []
@@ -148,7 +145,7 @@ def test_a_two_part_score_is_the_length_of_a_code(shape: str, weights: str, cont
     tree, encoder = tree_of(model, passage), Encoder()
     codes = len(tree.ids[-1])
     code_tree(model, encoder, tree, codes)
-    bits = score.nats / math.log(2)
+    bits = score.nll / math.log(2)
     assert bits - 0.1 <= len(encoder.bits) <= bits + SLACK
     # The reader has the context, from which it knows all that lies before the first coded segment.
     known = tree_of(model, Passage(context, b"\0"))

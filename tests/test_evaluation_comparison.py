@@ -14,7 +14,7 @@ from tiny_evaluation import requests_of, write_tasks
 from tiny_models import rows_of
 from tiny_runs import write_text
 
-from abstractinator.components.passages import Passage
+from abstractinator.contract.capabilities import Passage
 from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.evaluation import harness
 from benchmarks import real_evaluation
@@ -37,15 +37,15 @@ def test_flat_scores_are_its_own_without_the_classes_that_cannot_follow(flat: Fl
     logits = flat.model.logits(rows_of([b"the cat sat"]))[0].detach()
     logits[:, [256, 258]] = -math.inf
     log_p = logits.log_softmax(-1)
-    assert score.nats == pytest.approx(-sum(float(log_p[7 + i, byte]) for i, byte in enumerate(b" sat")), abs=1e-4)
+    assert score.nll == pytest.approx(-sum(float(log_p[7 + i, byte]) for i, byte in enumerate(b" sat")), abs=1e-4)
 
 
 def test_flat_scores_depend_on_no_batch_and_have_no_more_than_one_to_give(flat: FlatLM) -> None:
     passages = [Passage(b"a" * n, b"bc"[: 1 + n % 2], begins=bool(n % 3)) for n in range(1, 9)]
-    alone = [flat.score([passage])[0].nats for passage in passages]
-    assert [score.nats for score in flat.score(passages)] == pytest.approx(alone, abs=1e-3)
+    alone = [flat.score([passage])[0].nll for passage in passages]
+    assert [score.nll for score in flat.score(passages)] == pytest.approx(alone, abs=1e-3)
     every = flat.score([Passage(b"the", bytes([byte])) for byte in range(256)])
-    assert 0.9 < sum(math.exp(-score.nats) for score in every) < 1
+    assert 0.9 < sum(math.exp(-score.nll) for score in every) < 1
 
 
 def test_flat_writes_what_it_finds_most_probable(flat: FlatLM) -> None:

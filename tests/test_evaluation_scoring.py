@@ -8,16 +8,13 @@ import random
 import pytest
 import torch
 from tiny_evaluation import SHAPES, TEXT, model_of
-from tiny_models import random_text, rows_of, tiny_config
+from tiny_models import losses_of, random_text, rows_of, tiny_config
 
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
-from abstractinator.components.passages import (
-    Passage,
-    next_byte_logits,
-    scores_from_logits,
-    two_part_scores,
-)
+from abstractinator.components.hierarchical.scoring import next_byte_logits, two_part_scores
+from abstractinator.components.passages import scores_from_logits
 from abstractinator.components.tokens import pack_bytes
+from abstractinator.contract.capabilities import Passage
 
 pytestmark = pytest.mark.parametrize(
     ("shape", "weights"), [(shape, weights) for shape in SHAPES for weights in ("random", "trained")]
@@ -25,11 +22,11 @@ pytestmark = pytest.mark.parametrize(
 
 
 def exact(model: HierarchicalAELM, *passages: Passage) -> list[float]:
-    return [score.nats for score in scores_from_logits(next_byte_logits(model, passages), passages)]
+    return [score.nll for score in scores_from_logits(next_byte_logits(model, passages), passages)]
 
 
 def two_part(model: HierarchicalAELM, *passages: Passage) -> list[float]:
-    return [score.nats for score in two_part_scores(model, passages)]
+    return [score.nll for score in two_part_scores(model, passages)]
 
 
 def segment_starts(model: HierarchicalAELM, text: bytes) -> list[int]:
@@ -103,8 +100,8 @@ def test_a_model_at_its_beginning_takes_about_eight_bits(shape: str, weights: st
 
 def test_two_parts_of_a_whole_text_are_the_loss_of_the_training(shape: str, weights: str) -> None:
     model = model_of(shape, weights)
-    losses = model(rows_of([TEXT]))
-    assert two_part(model, Passage(b"", TEXT)) == pytest.approx([float(losses.two_part.detach()) * len(TEXT)], rel=1e-4)
+    losses = losses_of(model, rows_of([TEXT]))
+    assert two_part(model, Passage(b"", TEXT)) == pytest.approx([float(losses.two_part.detach())], rel=1e-4)
 
 
 def test_two_parts_pay_for_the_whole_first_segment(shape: str, weights: str) -> None:

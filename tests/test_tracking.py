@@ -1,5 +1,7 @@
 """Tracking against one real local store (its database takes seconds to create) and against a broken one."""
 
+import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from abstractinator.tracking.tracker import Tracker, start_tracking
+from abstractinator.tracking import Tracker, start_tracking, ui_command
 
 CONFIG = {"lr": 0.1, "levels": [{"dim": 8}, {"dim": 16}], "sizes": [1, 2], "long": "y" * 7000, "none": {}}
 
@@ -57,20 +59,21 @@ def test_how_a_run_ended_is_kept(root: Path, error: type[BaseException], status:
     assert run_of(root, tracker).info.status == status
 
 
-def test_a_failing_store_warns_and_the_training_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_store_warns_and_the_training_continues(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = []
 
     def locked(*_: object, **__: object) -> None:
         attempts.append(1)
         raise OSError("database is locked\nwith a long story")
 
-    with start_tracking("project", "run", root=root) as tracker:
-        monkeypatch.setattr(tracker._client, "log_batch", locked)  # type: ignore[attr-defined]
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with start_tracking("project", "run", root=root) as tracker:
+            assert tracker.run_id is not None  # once the store is open
+            monkeypatch.setattr(tracker._client, "log_batch", locked)  # type: ignore[attr-defined]
             for step in range(6):
                 tracker.log_metrics({"loss": 1.0}, step)
-    assert [str(w.message) for w in caught] == ["tracking failed, the run goes on: OSError: database is locked"]
+    assert [str(w.message) for w in caught] == ["tracking failed, the run continues: OSError: database is locked"]
     assert len(attempts) == 3  # then it is left alone
 
 
@@ -78,7 +81,55 @@ def test_a_store_that_cannot_be_opened_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="this run is not tracked"):
         tracker = start_tracking("project", "run", root=tmp_path / "file")
-    assert tracker.run_id is None
+        assert tracker.run_id is None
+    assert not tracker.is_kept
+
+
+def test_a_project_can_be_copied_and_nothing_is_written_to_the_original(root: Path, tmp_path: Path) -> None:
+    with start_tracking("project", "first", root=root) as first:
+        first.log_text("one", "one.txt")
+    before = sorted(path for path in root.rglob("*") if path.is_file())
+    copy = tmp_path / "My runs? a%20b"
+    shutil.copytree(root, copy)
+    with start_tracking("project", "first", run_id=first.run_id, root=copy) as resumed:
+        resumed.log_text("two", "two.txt")
+    with start_tracking("project", "second", root=copy) as second:
+        second.log_text("three", "three.txt")
+    assert sorted(path for path in root.rglob("*") if path.is_file()) == before
+    names = {path.name for path in copy.rglob("*.txt")}
+    assert {"one.txt", "two.txt", "three.txt"} <= names
+
+
+def test_first_runs_at_once_are_both_tracked(tmp_path: Path) -> None:
+    trackers = [start_tracking("project", f"run {number}", root=tmp_path) for number in range(2)]
+    assert None not in {tracker.run_id for tracker in trackers}
+    for tracker in trackers:
+        tracker.end("FINISHED")
+
+
+def test_a_deleted_run_begins_a_new_one_and_a_deleted_experiment_is_restored(root: Path) -> None:
+    with start_tracking("project", "run", root=root) as tracker:
+        pass
+    client = tracker._client  # type: ignore[attr-defined]
+    client.delete_run(tracker.run_id)
+    with start_tracking("project", "run", run_id=tracker.run_id, root=root) as again:
+        pass
+    assert again.run_id not in (None, tracker.run_id)
+    client.delete_experiment(client.get_experiment_by_name("project").experiment_id)
+    with start_tracking("project", "run", run_id=again.run_id, root=root) as again:
+        again.log_metrics({"loss": 1.0}, 1)
+    assert run_of(root, again).data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.parametrize("project", ["Default", "is it better?"])
+def test_any_plain_name_is_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with start_tracking(project, "run") as tracker:
+        tracker.log_text("x", "x.txt")
+    assert len(list((tmp_path / "mlruns").rglob("x.txt"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
+    *_, uri = shlex.split(ui_command(project))
+    assert (tmp_path / uri.removeprefix("sqlite:///")).is_file()
 
 
 def test_without_a_project_nothing_is_kept_or_imported(tmp_path: Path) -> None:

@@ -20,16 +20,14 @@ from tiny_runs import (
     tiny_experiment,
     weights_of,
 )
-from torch import Tensor
 
 from abstractinator.checkpoints import checkpoint_file as checkpoint
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
 from abstractinator.checkpoints.errors import CheckpointError
-from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.experiment import ExperimentConfig
-from abstractinator.contract.model import Batch
+from abstractinator.contract.model import Batch, Metric
 from abstractinator.training import loop
 from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.state import RunState
@@ -81,9 +79,10 @@ def test_a_resumed_run_follows_the_settings_now_in_force(
     real = loop.train_step
 
     def recorded(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
+        result = real(state, batches)
         groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
         used.append([(group["lr"], group["weight_decay"]) for group in groups])
-        return real(state, batches)
+        return result
 
     whole, halves = folders(tmp_path, "whole", "halves")
     with monkeypatch.context() as patch:
@@ -107,7 +106,7 @@ def wide_experiment(folder: Path, **changes: Any) -> ExperimentConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, top_transformer_config=top))
 
 
-@pytest.mark.parametrize("scheduler_type", ["cosine", "linear", "constant_with_warmup", "inverse_sqrt"])
+@pytest.mark.parametrize("scheduler_type", ["cosine", "linear", "constant"])
 def test_schedules_survive_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler_type: str) -> None:
     steps = recorded_steps(monkeypatch)
     whole, halves = folders(tmp_path, "whole", "halves")
@@ -140,7 +139,7 @@ def test_a_resumed_run_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert last["seconds"] > load_checkpoint(stopped.value.checkpoint)["seconds"]
 
 
-def test_a_resumed_run_may_weigh_its_losses_anew(tmp_path: Path) -> None:
+def test_a_resumed_run_may_have_other_loss_weights(tmp_path: Path) -> None:
     config = tiny_experiment(tmp_path, "increase", max_steps=2)
     train(config)
     compressor = config.model.levels[0].compressor
@@ -165,22 +164,24 @@ def test_a_resumed_run_may_weigh_its_losses_anew(tmp_path: Path) -> None:
 def test_the_newest_checkpoints_and_the_best_stay_also_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worth = {1: 5.0, 2: 3.0, 3: 4.0, 4: 6.0, 5: 2.0, 6: 7.0, 7: 8.0}  # of the checkpoint after each step
-    real = HierarchicalAELM.forward
+    metrics = {1: 5.0, 2: 3.0, 3: 4.0, 4: 6.0, 5: 2.0, 6: 7.0, 7: 8.0, 8: 9.0}  # of the checkpoint of each step
+    real = loop.evaluate_held_out
+    steps = [0]
 
-    def forward(self: HierarchicalAELM, rows: Tensor, **what: bool) -> Losses:
-        losses = real(self, rows, **what)
-        return dataclasses.replace(losses, predict=losses.predict * 0 + worth[len(seen)]) if seen else losses
+    def measured(*arguments: Any, **settings: Any) -> dict[str, Metric]:
+        found = real(*arguments, **settings)
+        return found | {
+            "bits_per_byte_exact": dataclasses.replace(found["bits_per_byte_exact"], value=metrics[steps[0]])
+        }
 
-    seen: list[int] = []
     before = loop.train_step
 
     def counted(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
-        seen[:] = range(state.step)
-        return before(state, batches)
+        result = before(state, batches)
+        steps[0] = state.step
+        return result
 
-    monkeypatch.setattr(Losses, "two_part", property(lambda self: self.predict * 0))
-    monkeypatch.setattr(HierarchicalAELM, "forward", forward)
+    monkeypatch.setattr(loop, "evaluate_held_out", measured)
     monkeypatch.setattr(loop, "train_step", counted)
     config = tiny_experiment(tmp_path, checkpoint_interval=1, checkpoints_kept=2)
     with monkeypatch.context() as patch:
@@ -188,11 +189,12 @@ def test_the_newest_checkpoints_and_the_best_stay_also_after_a_resume(
         with pytest.raises(Interrupted):
             train(config)
     assert names_in(tmp_path / "checkpoints") == [f"checkpoint_step{n}.pt" for n in (2, 3, 4)]
-    train(dataclasses.replace(config, resume_from_checkpoint="latest"))
+    summary = train(dataclasses.replace(config, resume_from_checkpoint="latest"))
     assert names_in(tmp_path / "checkpoints") == [*(f"checkpoint_step{n}.pt" for n in (5, 7, 8)), "summary.json"]
+    assert summary.best_checkpoint == "checkpoint_step5.pt"
 
 
-def test_going_back_sets_aside_what_came_after(
+def test_resuming_an_earlier_step_archives_the_later_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, folder = tiny_experiment(tmp_path, checkpoint_interval=2, checkpoints_kept=4), tmp_path / "checkpoints"
@@ -213,7 +215,7 @@ def test_going_back_sets_aside_what_came_after(
     assert all((aside / name).read_bytes() == abandoned[name] for name in names_in(aside))
 
 
-def test_going_on_in_another_folder_leaves_both_runs_whole(tmp_path: Path) -> None:
+def test_resuming_into_another_folder_leaves_both_runs_whole(tmp_path: Path) -> None:
     config = tiny_experiment(tmp_path, checkpoint_interval=2, checkpoints_kept=4, project_name="tiny")
     old, new = tmp_path / "checkpoints", tmp_path / "new"
     train(config)
@@ -265,9 +267,9 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     train(config)
     (tmp_path / "text" / "train_new.txt").write_text("one more document")
     resumed = dataclasses.replace(config, resume_from_checkpoint="checkpoints/checkpoint_step2.pt")
-    with pytest.raises(CheckpointError, match="other data"):
+    with pytest.raises(CheckpointError, match="different data"):
         train(dataclasses.replace(resumed, checkpoint_dir="new"))
-    with pytest.raises(CheckpointError, match="other data"):
+    with pytest.raises(CheckpointError, match="different data"):
         train(resumed)
     assert names_in(tmp_path / "checkpoints") == ["checkpoint_step2.pt", "summary.json"]
 
@@ -277,9 +279,9 @@ def test_a_checkpoint_that_lacks_what_a_resume_needs_is_refused(tmp_path: Path) 
     train(config)
     path = tmp_path / "checkpoints" / "checkpoint_step2.pt"
     payload = load_checkpoint(path)
-    del payload["training_seconds"]
+    del payload["clock"]
     checkpoint.save_checkpoint(path, payload)
-    with pytest.raises(CheckpointError, match="training_seconds"):
+    with pytest.raises(CheckpointError, match="clock"):
         train(dataclasses.replace(config, max_steps=4, resume_from_checkpoint="latest"))
 
 

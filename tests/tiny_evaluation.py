@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from tiny_models import rows_of, tiny_config, tiny_model
+from tiny_models import mean_loss, rows_of, tiny_config, tiny_model
 
 from abstractinator import __version__
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
@@ -31,7 +31,7 @@ def model_of(shape: str, weights: str) -> HierarchicalAELM:
         rows = rows_of([(TEXT * 3)[start : start + 70] for start in range(0, 64, 8)])
         optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2)
         for _ in range(40):
-            model(rows).total.backward()
+            mean_loss(model, rows).backward()
             optimizer.step()
             optimizer.zero_grad()
     return model.eval()

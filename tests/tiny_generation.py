@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from tiny_models import SHAPES, rows_of, tiny_model
+from tiny_models import SHAPES, mean_loss, rows_of, tiny_model
 
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 
@@ -25,14 +25,14 @@ def model_of(shape: str) -> HierarchicalAELM:
 
 @cache
 def trained_model(shape: str) -> HierarchicalAELM:
-    """Made once: it has read one sentence again and again, so that plans come true."""
+    """Made once: it has read one sentence many times, so that drafts are accepted."""
     model = tiny_model(shape).train()
     for level in model.levels:
         level.compressor.freeze()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     rows = rows_of([TEXT[start:] + TEXT * 2 for start in range(0, len(TEXT), 6)])
     for _ in range(120):
-        model(rows).total.backward()
+        mean_loss(model, rows).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()

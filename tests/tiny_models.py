@@ -13,12 +13,15 @@ from abstractinator.components.hierarchical.code_expander import ExpanderConfig
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
 from abstractinator.components.hierarchical.entropy_model import EntropyModelConfig
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchical_autoencoder import EVERYTHING
 from abstractinator.components.hierarchical.hierarchy import ModelConfig
 from abstractinator.components.hierarchical.level import LevelConfig
+from abstractinator.components.hierarchical.losses import HierarchicalLosses
 from abstractinator.components.hierarchical.segmentation import SegmentationConfig
 from abstractinator.components.sliding_window_attention import SlidingWindowAttention
 from abstractinator.components.tokens import BYTES, pack_bytes
 from abstractinator.components.transformer import SwiGLU, TransformerConfig
+from abstractinator.contract.model import Batch
 
 QUANTIZERS = {
     "fsq": QuantizerConfig(kind="fsq", codes_per_segment=2, codebook_size=16, fsq_levels=(4, 4)),
@@ -103,6 +106,17 @@ def tiny_model(shape: str, seed: int = 0) -> HierarchicalAELM:
                 level.compressor.segmenter.threshold += 1e-3  # the calibrated one may lie within rounding of an entropy
             tokens = level.compressor(tokens).codes
     return model
+
+
+def losses_of(model: HierarchicalAELM, rows: Tensor, phase: str = EVERYTHING) -> HierarchicalLosses:
+    """The losses of rows (B, N)."""
+    return model(Batch.of(rows), phase)
+
+
+def mean_loss(model: HierarchicalAELM, rows: Tensor) -> Tensor:
+    """What a training step minimises, of rows (B, N)."""
+    losses = losses_of(model, rows)
+    return losses.total / losses.weight
 
 
 def random_text(random_: random.Random, length: int) -> bytes:

@@ -7,7 +7,7 @@ import random
 from functools import cache
 
 import torch
-from tiny_models import rows_of, tiny_level, tiny_transformer
+from tiny_models import mean_loss, rows_of, tiny_level, tiny_transformer
 from torch import Tensor
 
 from abstractinator.components.bottlenecks.vector_quantizer import Kind, QuantizerConfig
@@ -58,6 +58,6 @@ def trained(kind: Kind) -> tuple[HierarchicalAELM, Tensor]:
             group["lr"] = 4e-3 * min(1.0, 2 * (1 - step / steps))
         batch = rows[torch.randint(len(rows), (8,))]
         optimizer.zero_grad()
-        model(batch).total.backward()
+        mean_loss(model, batch).backward()
         optimizer.step()
     return model.eval(), rows

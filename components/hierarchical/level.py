@@ -85,7 +85,7 @@ class Level(nn.Module):
 def _check_ids(codes: Tokens) -> None:
     """A code is Q ids below the codebook's size, or one special number in all its slots."""
     size, ids = codes.vocabulary.codebook_size, codes.ids
-    is_special = (ids[:, :1] >= size) & (ids[:, :1] <= codes.vocabulary.eos) & (ids == ids[:, :1])
+    is_special = (ids[:, :1] >= size) & (ids[:, :1] <= codes.vocabulary.eos) & (ids == ids[:, :1]).all(1, keepdim=True)
     wrong = ids[((ids < 0) | (ids >= size)) & ~is_special]
     if len(wrong):
         raise ValueError(f"code id {int(wrong[0])} does not exist: the codebook has {size} codes, 0 to {size - 1}")

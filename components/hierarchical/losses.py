@@ -65,7 +65,7 @@ def losses_of(
         byte_nll = model.byte_head.nll(hidden, targets_of(tokens)).masked_fill(tokens.packing.positions == 0, 0.0)
         predict, codes = byte_nll.sum(), model.top.nll(contexts[-1], compressed[-1].codes).sum()
         total = config.predict_loss_weight * predict + config.top_lm_loss_weight * codes
-        total = total + config.rate_loss_weight * _rate(model, contexts[-1], compressed[-1])
+        total = total + config.rate_loss_weight * rate_of(model, contexts[-1], compressed[-1])
         parts["bits_per_byte_exact"] = Mean(predict.detach() * _BITS, weight)
         parts["bits_per_byte_two_part"] = Mean((codes.detach() + whole) * _BITS, weight)
         parts["code_bits_per_byte"] = Mean(codes.detach() * _BITS, weight)
@@ -108,7 +108,7 @@ def _reconstruction(level: Level, compressed: Compressed, model: Hierarchy) -> t
     return (counts * nll).sum(), even
 
 
-def _rate(model: Hierarchy, context: Tensor, highest: Compressed) -> Tensor:
+def rate_of(model: Hierarchy, context: Tensor, highest: Compressed) -> Tensor:
     """0, with a gradient to the numbers that were rounded to the highest codes: the slope of −log p(codes).
 
     A code has no gradient, so nothing else would keep the compressor from codes that the top cannot guess (the rate
