@@ -1,4 +1,4 @@
-"""What counts as a byte that came back, and how many bytes the bits are shared by."""
+"""What counts as a reconstructed byte, and over how many bytes the bits are shared."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import padded, tiny_model
+from tiny_models import losses_of, padded, tiny_model
 
 from abstractinator.components.hierarchical.hierarchy import Decompressed
+from abstractinator.components.hierarchical.measures import reconstructed_bytes
 from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_bytes
-from abstractinator.evaluation.held_out import evaluate_held_out, reconstructed_bytes
+from abstractinator.evaluation import held_out
+from abstractinator.evaluation.held_out import evaluate_held_out
 
 BOS, EOS = BYTES.bos, BYTES.eos
 SEGMENTS: list[list[int]] = [[BOS], [*b"abc"], [*b"de"], [EOS]]
@@ -62,12 +64,30 @@ def test_bits_are_shared_by_the_bytes_that_they_tell(shape: str) -> None:
     rows = padded([[BOS, *b"the cat, th"], [*b"e end", EOS, BOS, *b"some"], [*b" more of it"]])
     told, predicted = 31, 29  # all bytes, and those that are not a row's first token
     with torch.no_grad():
-        losses = model(rows)
-    assert losses.bytes == predicted
+        losses = losses_of(model, rows)
+    assert losses.weight.item() == predicted
     measured = evaluate_held_out(model, rows, batch_size=8, mixed_precision=False)
-    assert measured.bytes == told
-    assert measured.bits_per_byte_exact == pytest.approx(float(losses.predict) / math.log(2), rel=1e-5)
-    whole = float(losses.two_part) * predicted
-    assert measured.bits_per_byte_two_part == pytest.approx(whole / told / math.log(2), rel=1e-5)
+    assert measured["bytes"].value == told
+    assert losses.predict is not None
+    exact, two_part = (measured[f"bits_per_byte_{name}"].value for name in ("exact", "two_part"))
+    assert exact == pytest.approx(float(losses.predict) / predicted / math.log(2), rel=1e-5)
+    assert two_part == pytest.approx(float(losses.two_part) / told / math.log(2), rel=1e-5)
     row_by_row = evaluate_held_out(model, rows, batch_size=1, mixed_precision=False)
-    assert row_by_row.bits_per_byte_two_part == pytest.approx(measured.bits_per_byte_two_part, rel=1e-4)
+    assert row_by_row["bits_per_byte_two_part"].value == pytest.approx(two_part, rel=1e-4)
+
+
+def test_a_measurement_ends_in_its_time_and_says_over_how_much_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, now = tiny_model("information"), [0.0]
+    rows = padded([[BOS, *b"the cat"]] * 20)
+    monkeypatch.setattr(held_out, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    real = type(model).measure
+
+    def slow(self: Any, *arguments: Any) -> Any:
+        now[0] += 10.0
+        return real(self, *arguments)
+
+    monkeypatch.setattr(type(model), "measure", slow)
+    settings: Any = {"batch_size": 1, "mixed_precision": False}
+    assert evaluate_held_out(model, rows, **settings)["bytes"].value == 20 * 7
+    assert evaluate_held_out(model, rows, seconds=1.0, **settings)["bytes"].value == 4 * 7  # it may take 30 s
+    assert evaluate_held_out(model, rows, seconds=95.0, **settings)["bytes"].value == 10 * 7

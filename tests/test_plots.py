@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from abstractinator.training import plots
+from abstractinator.components import plotting as plots
 
 RNG = np.random.default_rng(0)
 TEXT = bytes(range(256)) + b"costs $5 or $6"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from tiny_runs import (
     stop_after,
     tiny_experiment,
     weights_of,
+    write_config,
 )
 
 from abstractinator.checkpoints import checkpoint_file as checkpoint
@@ -26,9 +29,11 @@ from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
 from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.components.transformer import TransformerConfig
-from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.experiment import ExperimentConfig, load_experiment
+from abstractinator.config.settings import ConfigError
 from abstractinator.contract.model import Batch, Metric
 from abstractinator.training import loop
+from abstractinator.training import step as step_module
 from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.state import RunState
 from abstractinator.training.step import StepResult
@@ -288,3 +293,72 @@ def test_a_checkpoint_that_lacks_what_a_resume_needs_is_refused(tmp_path: Path) 
 def test_there_is_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"resume_from_checkpoint=latest.*no checkpoint_step"):
         train(tiny_experiment(tmp_path, resume_from_checkpoint="latest"))
+
+
+def text_bytes(folder: Path) -> int:
+    """Of the training files."""
+    return sum(path.stat().st_size for path in (folder / "text").glob("train*"))
+
+
+def test_more_epochs_train_the_rest(tmp_path: Path) -> None:
+    config = tiny_experiment(tmp_path, num_epochs=1, max_steps=None)
+    first = train(config)
+    payload = load_checkpoint(tmp_path / "checkpoints" / f"checkpoint_step{first.steps}.pt")
+    assert payload["bytes_read"] == text_bytes(tmp_path)
+    more = train(dataclasses.replace(config, num_epochs=4, resume_from_checkpoint="latest"))
+    payload = load_checkpoint(tmp_path / "checkpoints" / f"checkpoint_step{more.steps}.pt")
+    assert payload["bytes_read"] == pytest.approx(4 * text_bytes(tmp_path), abs=64)  # of the row where the first ended
+    assert more.steps == pytest.approx(4 * first.steps, abs=2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_an_epoch_is_trained_to_its_end_with_other_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    config = tiny_experiment(tmp_path, num_epochs=1, max_steps=None)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 9)
+        with pytest.raises(Interrupted):
+            train(config)
+    rest = train(dataclasses.replace(config, batch_size=batch_size, resume_from_checkpoint="latest"))
+    payload = load_checkpoint(tmp_path / "checkpoints" / f"checkpoint_step{rest.steps}.pt")
+    assert payload["bytes_read"] == text_bytes(tmp_path)
+    rows = -(-(text_bytes(tmp_path) + 2 * 18) // 64)  # of 18 documents with BOS and EOS
+    assert rest.steps == 9 + -(-(rows - 9 * 2) // batch_size)
+
+
+def test_a_run_that_max_minutes_shortens_is_repeated_by_its_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+
+    def a_second_later() -> float:
+        now[0] += 0.5
+        return now[0]
+
+    monkeypatch.setattr(step_module, "time", SimpleNamespace(perf_counter=a_second_later))
+    steps = recorded_steps(monkeypatch)
+    limited, again = folders(tmp_path, "limited", "again")
+    summary = train(tiny_experiment(limited, max_steps=60, max_minutes=20 / 60))
+    assert summary.steps < 50
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("this run again"))
+    overrides = shlex.split(line.partition("the same settings and ")[2])
+    assert overrides[:2] == ["max_minutes=None", "max_steps=60"]
+    first = losses_of(steps)
+    config = write_config(tmp_path / "c.py", tiny_experiment(again, max_steps=60, max_minutes=20 / 60))
+    assert train(load_experiment(config, overrides)).steps == summary.steps
+    assert losses_of(steps) == first
+    weights = [weights_of(folder, summary.steps) for folder in (limited, again)]
+    assert_same_weights(*weights)
+
+
+def test_time_that_is_used_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_experiment(tmp_path, max_minutes=1.0)
+    train(config)
+    path = tmp_path / "checkpoints" / "checkpoint_step8.pt"
+    payload = load_checkpoint(path)
+    checkpoint.save_checkpoint(path, payload | {"clock": payload["clock"] | {"seconds": 61.0}})
+    more = dataclasses.replace(config, max_steps=12, resume_from_checkpoint="latest")
+    with pytest.raises(ConfigError, match=r"max_minutes=1 is used up.*add max_minutes=None"):
+        train(more)
+    assert train(dataclasses.replace(more, max_minutes=None)).steps == 12

@@ -170,6 +170,25 @@ def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals, st
     assert load_checkpoint(latest)["step"] >= 20
 
 
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    config = tiny_experiment(tmp_path, max_steps=100_000, checkpoint_interval=5)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", write_config(tmp_path / "c.py", config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "checkpoints"
+    try:
+        while latest_checkpoint(folder) is None and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    latest = latest_checkpoint(folder)
+    assert (latest is not None and load_checkpoint(latest)["step"] % 5 == 0) or "resume_from" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["_save", "evaluate_held_out"])
 def test_a_signal_in_the_last_measurement_loses_nothing(

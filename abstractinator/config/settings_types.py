@@ -64,7 +64,7 @@ def group_of(hint: Any, value: Any = None) -> Any:
             raise ConfigError(str(error)) from error
     groups = [each for each in alternatives(hint) if dataclasses.is_dataclass(each)]
     named = [each for each in groups if kind in kinds_of(each)]
-    return (named or groups or [None])[0]
+    return next(iter(named or groups), None)
 
 
 def choice_of(hint: Any) -> ChosenByKind | None:

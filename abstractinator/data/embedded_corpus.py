@@ -1,5 +1,6 @@
 """The corpus that every Python brings along: its standard library's sources and language reference."""
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -14,11 +15,16 @@ _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_tes
 _SKIPPED_PACKAGES = {"encodings", "pydoc_data"}
 
 
-def _is_library_text(relative: Path) -> bool:
-    folders = relative.parts[:-1]
-    if _SKIPPED_FOLDERS.intersection(folders) or (folders and folders[0] in _SKIPPED_PACKAGES):
-        return False
-    return not relative.name.startswith("_sysconfigdata")  # the build's settings: machine paths, no prose
+def _library_files(root: Path) -> list[Path]:
+    """The library's own sources, relative to `root`, sorted; skipped folders are not even listed."""
+    found: list[Path] = []
+    for folder, below, names in os.walk(root):
+        here = Path(folder).relative_to(root)
+        skipped = _SKIPPED_FOLDERS | (_SKIPPED_PACKAGES if here == Path() else set())
+        below[:] = [name for name in below if name not in skipped]
+        # _sysconfigdata has the build's settings: machine paths, no prose.
+        found += [here / name for name in names if name.endswith(".py") and not name.startswith("_sysconfigdata")]
+    return sorted(found)
 
 
 def embedded_units() -> list[DocumentUnit]:
@@ -30,8 +36,7 @@ def embedded_units() -> list[DocumentUnit]:
     root = Path(sysconfig.get_path("stdlib"))
     units: list[DocumentUnit] = [
         TextFileUnit(name=relative.as_posix(), path=root / relative, size=(root / relative).stat().st_size)
-        for relative in sorted(path.relative_to(root) for path in root.rglob("*.py"))
-        if _is_library_text(relative)
+        for relative in _library_files(root)
     ]
     try:
         from pydoc_data.topics import topics

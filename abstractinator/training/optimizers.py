@@ -28,5 +28,7 @@ def build_optimizers(
 
 def learning_rates(optimizers: list[torch.optim.Optimizer]) -> dict[str, float]:
     """The rates in force, by the names of the settings."""
-    names = {Muon: "muon_learning_rate"}
-    return {names.get(type(one), "learning_rate"): one.param_groups[0]["lr"] for one in optimizers}
+    return {
+        "muon_learning_rate" if isinstance(one, Muon) else "learning_rate": one.param_groups[0]["lr"]
+        for one in optimizers
+    }

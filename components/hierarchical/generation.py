@@ -106,7 +106,7 @@ class _Generation:
     def __init__(self, model: Hierarchy, prompts: Sequence[bytes], config: GenerationConfig) -> None:
         self.model, self.config = model, config
         self.state = IncrementalModel(model, len(prompts), _AHEAD)
-        self.state.prefill(prompts)
+        self.state.prefill(list(prompts))
         self.sample = Sampler(config, self.state.device)
         self.texts = [WrittenText(prompt, config) for prompt in prompts]
         self.prompts = list(range(len(prompts)))

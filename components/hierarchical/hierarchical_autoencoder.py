@@ -60,7 +60,7 @@ class HierarchicalAutoencoder(Hierarchy):
         for number, level in enumerate(self.levels, 1):
             compressor = level.compressor
             segmentation, vocabulary = compressor.config.segmentation, compressor.code_vocabulary
-            rule = segmentation.rule
+            rule: str = segmentation.rule
             if compressor.entropy_model is not None:
                 rule += f" at {float(compressor.segmenter.threshold):.3f} nats"
             rows[f"level {number}"] = (

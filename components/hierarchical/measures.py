@@ -45,8 +45,8 @@ def measure_rows(model: Hierarchy, batch: Batch, generator: torch.Generator) -> 
         "rows": len(batch.ids),
         "right_rows": int((wrong == 0).sum()),
     }
-    for number, compressed in enumerate(levels, 1):
-        codes = compressed.codes
+    for number, level in enumerate(levels, 1):
+        codes = level.codes
         plain = codes.ids[~codes.special]
         size = codes.vocabulary.codebook_size
         used = [torch.bincount(plain[:, slot], minlength=size) for slot in range(codes.vocabulary.slots)]
