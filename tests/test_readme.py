@@ -165,12 +165,13 @@ def test_a_command(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_the_python_blocks_of_a_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order. A block that begins with `# name.py` is a file; an example of 8 rows of bytes becomes a smaller one."""
+    """In order. A block that begins with `# name.py` is that file; an example of 8 rows of bytes becomes smaller."""
     monkeypatch.setattr(registry, "_registered", {})
     for block in blocks(page, "python"):
         if name := re.match(r"# (\w+\.py)\n", block):
             (folder / name[1]).write_text(block)
-        exec(compile(block.replace("(8, 1024)", "(2, 32)"), page, "exec"), {"__name__": "block"})
+            continue  # a later block uses it
+        exec(compile(block.replace("(8, 1024)", "(2, 32)"), page, "exec"), {})
     if page == "docs/architecture.md":
         assert latest_checkpoint("bigram_checkpoints") is not None
 
