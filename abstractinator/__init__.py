@@ -1,3 +1,3 @@
 """Abstractinator: bytes of text into learned discrete codes, and back."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

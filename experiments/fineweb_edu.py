@@ -11,6 +11,7 @@ exp_config = {
         "validation_fraction": 0.001,
     },
     "model": {
+        "autoencoder_fraction": 0.1,
         "levels": [
             {
                 "compressor": {
@@ -49,7 +50,6 @@ exp_config = {
     "gradient_accumulation_steps": 4,
     "max_steps": 20000,
     "max_minutes": None,
-    "autoencoder_fraction": 0.1,
     "learning_rate": 1e-3,
     "muon_learning_rate": 0.01,
     "warmup_steps": 500,

@@ -15,9 +15,10 @@ import torch
 from tiny_models import tiny_model
 from tiny_runs import tiny_experiment, write_config
 
-from abstractinator import __version__, cli
+from abstractinator import __version__
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
-from abstractinator.components.hierarchical import generation
+from abstractinator.cli import main as cli
+from abstractinator.components.hierarchical import generation, hierarchical_aelm
 from abstractinator.config.settings import to_dict
 
 SHAPE = "information"
@@ -53,7 +54,7 @@ def saved(tmp_path: Path) -> str:
         "config": to_dict(tiny_experiment(tmp_path, SHAPE)),
         "model": tiny_model(SHAPE).state_dict(),
         "step": 3,
-        "total_steps": 8,
+        "planned_steps": 8,
         "bytes_read": 1234,
         "seconds": 2.0,
     }
@@ -174,7 +175,7 @@ def test_a_terminal_gets_whole_characters(saved: str, monkeypatch: pytest.Monkey
     buffer = SimpleNamespace(write=shown.append, flush=lambda: None)
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=buffer, isatty=lambda: True, flush=lambda: None))
     monkeypatch.setattr(
-        generation, "stream_bytes", lambda *_: (generation.Piece(0, text[i : i + 1]) for i in range(len(text)))
+        hierarchical_aelm, "stream_bytes", lambda *_: (generation.Piece(0, text[i : i + 1]) for i in range(len(text)))
     )
     assert cli.main(["generate", saved, "a", "--device", "cpu"]) == 0
     assert b"".join(shown).decode() == "aé€😀\ufffdz\ufffd\n"

@@ -7,7 +7,8 @@ import torch
 from tiny_models import QUANTIZERS
 from tiny_reconstruction import trained
 
-from abstractinator.components.bottlenecks.vector_quantizer import Kind, QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.fsq import FSQConfig
+from abstractinator.components.bottlenecks.kinds import QuantizerConfig, quantizer_of
 from abstractinator.components.hierarchical.code_search import search_codes
 from abstractinator.components.hierarchical.level import Level
 from abstractinator.components.hierarchical.repair import _searched
@@ -15,7 +16,7 @@ from abstractinator.components.hierarchical.segmentation import Segments, distin
 from abstractinator.components.tokens import Tokens, pack_bytes
 
 both_kinds = pytest.mark.parametrize("kind", ["fsq", "vq"])
-FSQ = QuantizerConfig(kind="fsq", codes_per_segment=2, codebook_size=30, fsq_levels=(2, 3, 5))
+FSQ = FSQConfig(codes_per_segment=2, fsq_levels=(2, 3, 5))
 
 
 def plain_segments(level: Level, rows: torch.Tensor) -> tuple[Tokens, Segments]:
@@ -32,7 +33,7 @@ def codes_of(level: Level, tokens: Tokens, segments: Segments) -> tuple[torch.Te
 
 
 @both_kinds
-def test_what_is_decoded_right_keeps_its_codes_and_nothing_gets_worse(kind: Kind) -> None:
+def test_what_is_decoded_right_keeps_its_codes_and_nothing_gets_worse(kind: str) -> None:
     model, rows = trained(kind)
     level = model.levels[0]
     tokens, segments = plain_segments(level, rows)
@@ -49,7 +50,7 @@ def test_what_is_decoded_right_keeps_its_codes_and_nothing_gets_worse(kind: Kind
 
 
 @both_kinds
-def test_codes_a_step_off_are_repaired(kind: Kind) -> None:
+def test_codes_a_step_off_are_repaired(kind: str) -> None:
     model, rows = trained(kind)
     level = model.levels[0]
     quantizer, expander = level.compressor.quantizer, level.expander
@@ -70,7 +71,7 @@ def test_codes_a_step_off_are_repaired(kind: Kind) -> None:
 
 
 @both_kinds
-def test_other_segments_do_not_matter(kind: Kind) -> None:
+def test_other_segments_do_not_matter(kind: str) -> None:
     model, rows = trained(kind)
     level = model.levels[0]
     tokens, segments = plain_segments(level, rows)
@@ -99,7 +100,7 @@ def test_a_repair_finds_codes_where_the_encoder_was_wrong() -> None:
 @torch.no_grad()
 def test_neighbours_differ_in_one_slot(config: QuantizerConfig) -> None:
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(config, 8)
+    quantizer = quantizer_of(config, 8)
     codes = torch.randint(config.codebook_size, (20, config.codes_per_segment))
     neighbours = quantizer.neighbours(codes)
     assert neighbours.shape[0] == 20 and neighbours.shape[2] == config.codes_per_segment
@@ -114,13 +115,13 @@ def test_neighbours_differ_in_one_slot(config: QuantizerConfig) -> None:
 
 @torch.no_grad()
 def test_neighbours_of_fsq_are_one_step_away_in_one_dimension() -> None:
-    quantizer = VectorQuantizer(FSQ, 8)
+    quantizer = quantizer_of(FSQ, 8)
     every = torch.cartesian_prod(torch.arange(30), torch.arange(30))
-    lattice = quantizer.lattice.indices_to_codes(every[None])[0].flatten(1)
+    lattice = quantizer.lattice[every].flatten(1)
     neighbours = quantizer.neighbours(every)
     assert neighbours.shape[1] == 2 * (1 + 2 + 2)
     for number in range(neighbours.shape[1]):
-        there = quantizer.lattice.indices_to_codes(neighbours[None, :, number])[0].flatten(1)
+        there = quantizer.lattice[neighbours[:, number]].flatten(1)
         assert ((there != lattice).sum(1) <= 1).all()
     # All values of all dimensions are reached.
     reached = neighbours[0].tolist() + neighbours[-1].tolist()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.residual_vq import ResidualVQ, ResidualVQConfig
 from abstractinator.components.hierarchical.level_memory import Memory
 from abstractinator.components.incremental.folded import FoldedEmbedding
 from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
@@ -48,9 +48,8 @@ def test_steps_equal_forward(vocabulary: Vocabulary, vector_width: int, lengths:
     tokens = tokens_of(lengths, vocabulary, vector_width)
     quantizer = None
     if tokens.vectors is not None:  # behind codes; special ones have none
-        quantizer = VectorQuantizer(
-            QuantizerConfig("residual_vq", vocabulary.slots, vocabulary.codebook_size), vector_width
-        )
+        config = ResidualVQConfig("residual_vq", vocabulary.slots, vocabulary.codebook_size)
+        quantizer = ResidualVQ(config, vector_width)
         vectors = quantizer.decode(tokens.ids.clamp(max=vocabulary.codebook_size - 1))
         tokens = replace(tokens, vectors=vectors.masked_fill(tokens.special[:, None], 0.0))
     expected = embedding(tokens)

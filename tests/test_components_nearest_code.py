@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from abstractinator.components.bottlenecks.codebooks import EMACodebook
 from abstractinator.components.bottlenecks.nearest_code import nearest_code, nearest_in_blocks
-from abstractinator.components.bottlenecks.vector_quantizer import EMACodebook
 
 Search = Callable[[Tensor, Tensor], Tensor]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,20 +1,32 @@
+from typing import Any
+
 import pytest
 import torch
 
-from abstractinator.components.bottlenecks.vector_quantizer import EMACodebook, Kind, QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks import kinds
+from abstractinator.components.bottlenecks.codebooks import EMACodebook
+from abstractinator.components.bottlenecks.fsq import FSQ, FSQConfig
+from abstractinator.components.bottlenecks.residual_vq import ResidualVQConfig
+from abstractinator.components.bottlenecks.simvq import SimVQConfig
+from abstractinator.components.bottlenecks.vector_quantizer import VectorQuantizer
+from abstractinator.components.bottlenecks.vq import VQConfig
 
-KINDS: tuple[Kind, ...] = ("fsq", "vq", "residual_vq", "simvq")
+KINDS: dict[str, kinds.QuantizerConfig] = {
+    "fsq": FSQConfig(fsq_levels=(4, 4)),
+    "vq": VQConfig(codebook_size=16),
+    "residual_vq": ResidualVQConfig(codebook_size=16),
+    "simvq": SimVQConfig(codebook_size=16),
+}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def quantizer_of(kind: Kind, width: int = 12) -> VectorQuantizer:
+def quantizer_of(kind: str, width: int = 12) -> VectorQuantizer:
     torch.manual_seed(0)
-    config = QuantizerConfig(kind=kind, codes_per_segment=3, codebook_size=16, fsq_levels=(4, 4))
-    return VectorQuantizer(config, width)
+    return kinds.quantizer_of(KINDS[kind], width)
 
 
 @every_kind
-def test_decode_gives_the_vectors_that_the_codes_came_with(kind: Kind) -> None:
+def test_decode_gives_the_vectors_that_the_codes_came_with(kind: str) -> None:
     quantizer = quantizer_of(kind).eval()
     out = quantizer(torch.randn(50, 12))
     assert out.codes.shape == (50, 3)
@@ -28,7 +40,7 @@ def test_decode_gives_the_vectors_that_the_codes_came_with(kind: Kind) -> None:
 
 
 @every_kind
-def test_a_gradient_reaches_every_vector(kind: Kind) -> None:
+def test_a_gradient_reaches_every_vector(kind: str) -> None:
     z = torch.randn(20, 12, requires_grad=True)
     out = quantizer_of(kind).eval()(z)
     (gradient,) = torch.autograd.grad((out.vectors * torch.randn_like(out.vectors)).sum(), z)
@@ -36,7 +48,7 @@ def test_a_gradient_reaches_every_vector(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vq", "residual_vq", "simvq"])
-def test_the_gradient_passes_straight_through(kind: Kind) -> None:
+def test_the_gradient_passes_straight_through(kind: str) -> None:
     z, weight = torch.randn(20, 12, requires_grad=True), torch.randn(20, 12)
     (gradient,) = torch.autograd.grad((quantizer_of(kind).eval()(z).vectors * weight).sum(), z)
     torch.testing.assert_close(gradient, weight)
@@ -50,7 +62,7 @@ def test_the_map_of_simvq_learns_from_its_loss() -> None:
 
 
 @every_kind
-def test_encode_agrees_with_forward_and_changes_nothing(kind: Kind) -> None:
+def test_encode_agrees_with_forward_and_changes_nothing(kind: str) -> None:
     quantizer = quantizer_of(kind)
     z = torch.randn(64, 12)
     quantizer(z)
@@ -64,7 +76,7 @@ def test_encode_agrees_with_forward_and_changes_nothing(kind: Kind) -> None:
 
 @every_kind
 @pytest.mark.parametrize("training", [True, False])
-def test_no_vectors_give_no_codes_and_a_finite_loss(kind: Kind, training: bool) -> None:
+def test_no_vectors_give_no_codes_and_a_finite_loss(kind: str, training: bool) -> None:
     quantizer = quantizer_of(kind).train(training)
     z = torch.zeros(0, 12, requires_grad=True)
     out = quantizer(z)
@@ -77,7 +89,7 @@ def test_no_vectors_give_no_codes_and_a_finite_loss(kind: Kind, training: bool) 
 
 
 @every_kind
-def test_everything_stays_in_full_precision_under_autocast(kind: Kind) -> None:
+def test_everything_stays_in_full_precision_under_autocast(kind: str) -> None:
     quantizer = quantizer_of(kind).eval()
     z = torch.randn(30, 12)
     exact = quantizer(z)
@@ -141,13 +153,11 @@ def test_the_first_step_does_not_blow_codes_up(decay: float, scale: float) -> No
     assert book.codes.abs().max() <= 1.1 * z.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["vq", "residual_vq"])
-def test_the_codebook_finds_the_clusters_and_is_used(kind: Kind) -> None:
+@pytest.mark.parametrize("config", [VQConfig, ResidualVQConfig])
+def test_the_codebook_finds_the_clusters_and_is_used(config: type[VQConfig | ResidualVQConfig]) -> None:
     torch.manual_seed(0)
     centres = 5 * torch.randn(16, 8)
-    quantizer = VectorQuantizer(
-        QuantizerConfig(kind=kind, codes_per_segment=1, codebook_size=32, decay=0.9, revive_after=0.05), 8
-    )
+    quantizer: Any = kinds.quantizer_of(config(codes_per_segment=1, codebook_size=32, decay=0.9, revive_after=0.05), 8)
     for _ in range(150):
         z = centres[torch.randint(16, (256,))] + 0.1 * torch.randn(256, 8)
         out = quantizer(z)
@@ -185,30 +195,69 @@ def test_an_evenly_used_code_is_not_called_dead() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("config", "wrong"),
     [
-        {"codes_per_segment": 0},
-        {"codebook_size": 1},
-        {"codebook_size": 500},
-        {"fsq_levels": (8, 8)},
-        {"fsq_levels": (1, 512)},
-        {"fsq_levels": ()},
-        {"fsq_levels": (-8, -8, 8)},
-        {"kind": "vq", "decay": 1.0},
-        {"kind": "vq", "decay": -0.1},
-        {"kind": "vq", "commitment": -1.0},
-        {"kind": "vq", "revive_after": 1.0},
-        {"kind": "vq", "revive_after": -0.1},
-        {"kind": "gaussian"},
+        (FSQConfig, {"codes_per_segment": 0}),
+        (FSQConfig, {"fsq_levels": (1, 512)}),
+        (FSQConfig, {"fsq_levels": ()}),
+        (FSQConfig, {"fsq_levels": (-8, -8, 8)}),
+        (VQConfig, {"codebook_size": 1}),
+        (VQConfig, {"decay": 1.0}),
+        (VQConfig, {"decay": -0.1}),
+        (ResidualVQConfig, {"commitment": -1.0}),
+        (VQConfig, {"revive_after": 1.0}),
+        (ResidualVQConfig, {"revive_after": -0.1}),
+        (SimVQConfig, {"commitment": -1.0}),
+        (SimVQConfig, {"codes_per_segment": 0}),
     ],
     ids=str,
 )
-def test_a_wrong_configuration_is_refused(wrong: dict[str, object]) -> None:
+def test_a_wrong_configuration_is_refused(config: Any, wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        QuantizerConfig(**wrong)  # type: ignore[arg-type]
+        config(**wrong)
+
+
+@pytest.mark.parametrize("levels", [(2,) * 8, (3, 5), (4, 2, 3), (7,)], ids=str)
+def test_fsq_is_the_librarys_to_the_last_bit(levels: tuple[int, ...]) -> None:
+    from vector_quantize_pytorch import FSQ as Reference
+
+    torch.manual_seed(0)
+    ours = FSQ(FSQConfig(codes_per_segment=2, fsq_levels=levels), 12)
+    theirs = Reference(list(levels), num_codebooks=2, keep_num_codebooks_dim=True, preserve_symmetry=True)
+    z = torch.randn(300, 12, requires_grad=True)
+    out = ours(z)
+    lattice, codes = theirs(ours.project_in(z)[None])
+    assert out.lattice is not None
+    assert torch.equal(out.codes, codes[0]) and torch.equal(out.lattice, lattice[0])
+    assert torch.equal(ours.lattice, theirs.implicit_codebook)
+    weights = torch.randn_like(out.lattice)
+    gradients = [torch.autograd.grad((x * weights).sum(), z, retain_graph=True)[0] for x in (out.lattice, lattice[0])]
+    assert torch.equal(*gradients)
+
+
+def test_fsq_under_bf16_uses_all_of_its_codes() -> None:
+    """In bf16 whole numbers above 256 lose their last bits."""
+    quantizer = FSQ(FSQConfig(codes_per_segment=1, fsq_levels=(8, 8, 8)), 3)
+    torch.nn.init.eye_(quantizer.project_in.weight)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = quantizer((2 * torch.randn(60_000, 3)).bfloat16()).codes
+    assert len(codes.unique()) == 512
+
+
+def test_a_revived_code_is_not_overwritten_by_its_old_mean() -> None:
+    torch.manual_seed(0)
+    book, z = EMACodebook(4, 2, decay=0.9, revive_after=0.2), torch.randn(64, 2)
+    book.codes[3], book.sums[3], book.counts[3] = 1e3, 1e-6, 1e-9
+    book.started.fill_(True)
+    book(z)
+    assert book.codes[3].abs().max() <= z.abs().max()
+    torch.testing.assert_close(book.sums[3] / book.counts[3], book.codes[3])
+    book(z)
+    assert book.codes[3].abs().max() <= z.abs().max()
 
 
 @pytest.mark.parametrize("kind", ["vq", "simvq"])
-def test_a_width_that_cannot_be_split_is_refused(kind: Kind) -> None:
+def test_a_width_that_cannot_be_split_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="divide"):
         quantizer_of(kind, width=10)

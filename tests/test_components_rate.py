@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import mean_loss, rows_of, tiny_config, tiny_model
 
-from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.fsq import FSQ, FSQConfig
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.losses import rate_of
 from abstractinator.components.tokens import pack_bytes
@@ -14,14 +14,9 @@ from abstractinator.components.tokens import pack_bytes
 ROWS = rows_of([b"the cat sat on the mat", b"and the dog, too"])
 
 
-def fsq(*levels: int, slots: int = 2, width: int = 12) -> VectorQuantizer:
-    size = 1
-    for level in levels:
-        size *= level
+def fsq(*levels: int, slots: int = 2, width: int = 12) -> FSQ:
     torch.manual_seed(0)
-    return VectorQuantizer(
-        QuantizerConfig(kind="fsq", codes_per_segment=slots, codebook_size=size, fsq_levels=levels), width
-    )
+    return FSQ(FSQConfig(codes_per_segment=slots, fsq_levels=levels), width)
 
 
 @pytest.mark.parametrize("levels", [(2, 2, 2), (3, 5), (4, 2, 3), (7,)], ids=str)
@@ -30,7 +25,7 @@ def test_slopes_are_differences_between_codes_of_the_lattice(levels: tuple[int, 
     size, codes = quantizer.codebook_size, torch.randint(quantizer.codebook_size, (20, 2))
     nats = [torch.randn(20, size + (slot == 0)) for slot in range(2)]
     found = quantizer.slopes(codes, nats).view(20, 2, len(levels))
-    book = quantizer.lattice.implicit_codebook
+    book = quantizer.lattice
     for row in range(20):
         for slot in range(2):
             code = int(codes[row, slot])

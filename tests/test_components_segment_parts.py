@@ -13,7 +13,6 @@ from tiny_models import SHAPES, losses_of, padded, random_text, rows_of, tiny_mo
 from tiny_reconstruction import trained
 from torch import Tensor
 
-from abstractinator.components.bottlenecks.vector_quantizer import Kind
 from abstractinator.components.hierarchical.byte_segment_compressor import Compressed
 from abstractinator.components.hierarchical.level import Level
 from abstractinator.components.hierarchical.measures import reconstructed_bytes
@@ -124,7 +123,7 @@ def errors(level: Level, compressed: Compressed) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["fsq", "vq"])
-def test_what_is_decoded_wrongly_is_cut_and_nothing_else(kind: Kind) -> None:
+def test_what_is_decoded_wrongly_is_cut_and_nothing_else(kind: str) -> None:
     model, rows = trained(kind)
     level = model.levels[0]
     known, unknown = bytes(rows[0, 1:].tolist()), bytes(rows[1, 1:].tolist())[::-1]
@@ -190,7 +189,7 @@ def test_training_learns_parts_and_no_likelihood_counts_them() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fsq", "vq"])
-def test_more_of_an_unknown_text_comes_back_from_its_parts(kind: Kind) -> None:
+def test_more_of_an_unknown_text_comes_back_from_its_parts(kind: str) -> None:
     model, rows = trained(kind)
     unknown = rows[:, 1:].flip(1)[:8]
     tokens = pack_bytes(unknown[:, (unknown != BYTES.pad).all(0)])

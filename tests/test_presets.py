@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.config.experiment import ExperimentConfig, load_experiment
 from abstractinator.config.settings import to_dict
+from abstractinator.contract.model import Batch
 from abstractinator.training.optimizers import build_optimizers
+from abstractinator.training.state import new_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = sorted((ROOT / "experiments").glob("*.py"))
@@ -33,7 +34,7 @@ def test_presets_have_as_many_levels_as_their_names_say(name: str, levels: int) 
 def test_a_preset_makes_a_training_step(path: Path) -> None:
     config = load_experiment(path, [])
     torch.manual_seed(0)
-    model = HierarchicalAELM(config.model).train()
+    model = new_model(config, torch.device("cpu")).train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if "to_logits" in name}
     optimizers = build_optimizers(
         model,
@@ -41,8 +42,8 @@ def test_a_preset_makes_a_training_step(path: Path) -> None:
         muon_learning_rate=config.muon_learning_rate,
         weight_decay=config.weight_decay,
     )
-    losses = model(torch.randint(256, (1, 96)))
-    losses.total.backward()
+    losses = model(Batch.of(torch.randint(256, (1, 96))), model.phases()[-1].name)
+    (losses.total / losses.weight).backward()
     for optimizer in optimizers:
         optimizer.step()
     assert torch.isfinite(losses.total)

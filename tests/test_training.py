@@ -17,7 +17,7 @@ from tiny_runs import assert_same_weights, folders, losses_of, recorded_steps, t
 
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.checkpoints.models import load_model
-from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig
+from abstractinator.components.bottlenecks.vq import VQConfig
 from abstractinator.components.hierarchical import segment_parts
 from abstractinator.contract.model import Metric
 from abstractinator.data import open_corpus
@@ -200,7 +200,7 @@ def test_a_mistake_is_told_before_the_text_is_opened(
     train(config)
     monkeypatch.setattr(loop, "open_corpus", lambda _: pytest.fail("the text was opened"))
     level = config.model.levels[0]
-    compressor = dataclasses.replace(level.compressor, quantizer=QuantizerConfig("vq", codes_per_segment=3))
+    compressor = dataclasses.replace(level.compressor, quantizer=VQConfig(codes_per_segment=3))
     changes: dict[str, Any] = {
         "scheduler": {"scheduler_type": "cosin"},
         "model": {

@@ -7,7 +7,11 @@ import random
 import torch
 from torch import Tensor, nn
 
-from abstractinator.components.bottlenecks.vector_quantizer import QuantizerConfig
+from abstractinator.components.bottlenecks.fsq import FSQConfig
+from abstractinator.components.bottlenecks.kinds import QuantizerConfig
+from abstractinator.components.bottlenecks.residual_vq import ResidualVQConfig
+from abstractinator.components.bottlenecks.simvq import SimVQConfig
+from abstractinator.components.bottlenecks.vq import VQConfig
 from abstractinator.components.hierarchical.byte_segment_compressor import CompressorConfig
 from abstractinator.components.hierarchical.code_expander import ExpanderConfig
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
@@ -23,11 +27,11 @@ from abstractinator.components.tokens import BYTES, pack_bytes
 from abstractinator.components.transformer import SwiGLU, TransformerConfig
 from abstractinator.contract.model import Batch
 
-QUANTIZERS = {
-    "fsq": QuantizerConfig(kind="fsq", codes_per_segment=2, codebook_size=16, fsq_levels=(4, 4)),
-    "vq": QuantizerConfig(kind="vq", codes_per_segment=2, codebook_size=16),
-    "residual_vq": QuantizerConfig(kind="residual_vq", codes_per_segment=2, codebook_size=16),
-    "simvq": QuantizerConfig(kind="simvq", codes_per_segment=2, codebook_size=16),
+QUANTIZERS: dict[str, QuantizerConfig] = {
+    "fsq": FSQConfig(codes_per_segment=2, fsq_levels=(4, 4)),
+    "vq": VQConfig(codes_per_segment=2, codebook_size=16),
+    "residual_vq": ResidualVQConfig(codes_per_segment=2, codebook_size=16),
+    "simvq": SimVQConfig(codes_per_segment=2, codebook_size=16),
 }
 
 # Of segments, the mean and the shortest; (2, 1) for the other rules.

@@ -10,20 +10,25 @@ import torch
 from tiny_models import mean_loss, rows_of, tiny_level, tiny_transformer
 from torch import Tensor
 
-from abstractinator.components.bottlenecks.vector_quantizer import Kind, QuantizerConfig
+from abstractinator.components.bottlenecks.fsq import FSQConfig
+from abstractinator.components.bottlenecks.kinds import QuantizerConfig
+from abstractinator.components.bottlenecks.vq import VQConfig
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.hierarchy import ModelConfig
 
 
-def untrained(kind: Kind) -> HierarchicalAELM:
+def untrained(kind: str) -> HierarchicalAELM:
     torch.manual_seed(0)
     level = tiny_level("whitespace", "fsq")
-    quantizer = QuantizerConfig(kind=kind, codes_per_segment=2, codebook_size=64, fsq_levels=(8, 8), decay=0.9)
+    quantizers: dict[str, QuantizerConfig] = {
+        "fsq": FSQConfig(codes_per_segment=2, fsq_levels=(8, 8)),
+        "vq": VQConfig(codes_per_segment=2, codebook_size=64, decay=0.9),
+    }
     segmentation = dataclasses.replace(level.compressor.segmentation, max_tokens_per_code=8)
     compressor = dataclasses.replace(
         level.compressor,
-        quantizer=quantizer,
+        quantizer=quantizers[kind],
         segmentation=segmentation,
         mlp_width=96,
         value_width=12,
@@ -46,7 +51,7 @@ def text_of_words(random_: random.Random) -> bytes:
 
 
 @cache
-def trained(kind: Kind) -> tuple[HierarchicalAELM, Tensor]:
+def trained(kind: str) -> tuple[HierarchicalAELM, Tensor]:
     """The model, in evaluation mode, and its text: (B, N) byte ids."""
     model = untrained(kind).train()
     text = text_of_words(random.Random(0))

@@ -158,7 +158,11 @@ def _check_records(path: Path) -> None:
     damaged = f"{path} is damaged or cut short: use an earlier checkpoint{such_as}"
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise CheckpointError(f"{path} has compressed records, which this program does not write; not loaded")
             bad = archive.testzip()
+    except CheckpointError:
+        raise
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         with open(path, "rb") as file:
             is_archive = file.read(2) == b"PK"

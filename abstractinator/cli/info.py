@@ -35,7 +35,7 @@ def _info(options: argparse.Namespace) -> int:
     print(f"{path}: {payload['config']['run_name']}, written by version {payload['version']}")
     rows = {
         "kind": model.kind,
-        "steps": f"{payload['step']}, of the {payload['planned_steps']} planned",
+        "steps": f"{payload['step']} of {payload['planned_steps']} planned",
         "bytes read": f"{payload['bytes_read']:,}",
         "seconds": f"{payload['seconds']:.0f}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",

@@ -1,1 +1,1 @@
-""""""
+"""Bottlenecks: what turns vectors into codes; one class a kind."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from abstractinator.components.bottlenecks.vector_quantizer import Quantized, QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.fsq import FSQConfig
+from abstractinator.components.bottlenecks.kinds import QuantizerConfig, quantizer_of
+from abstractinator.components.bottlenecks.vector_quantizer import Quantized
 from abstractinator.components.hierarchical.entropy_model import EntropyModel, EntropyModelConfig
 from abstractinator.components.hierarchical.learned_query_attention import LearnedQueryAttention
 from abstractinator.components.hierarchical.segment_parts import with_parts
@@ -39,7 +41,7 @@ class CompressorConfig:
 
     entropy_model: EntropyModelConfig = field(default_factory=EntropyModelConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    quantizer: QuantizerConfig = field(default_factory=FSQConfig)
     layers: int = 1
     mlp_width: int = 768
     value_width: int = 48
@@ -131,7 +133,7 @@ class ByteSegmentCompressor(nn.Module):
         self.length = nn.Embedding(longest + 1, config.width)
         self.blocks = nn.Sequential(*(ResidualMLP(config.width, config.mlp_width) for _ in range(config.layers)))
         self.norm = RMSNorm(config.width)
-        self.quantizer = VectorQuantizer(config.quantizer, config.width, groups=longest)
+        self.quantizer = quantizer_of(config.quantizer, config.width, groups=longest)
         self.register_buffer("frozen", torch.tensor(False))
         self.register_load_state_dict_post_hook(_stay_frozen)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from abstractinator.components.bottlenecks.fsq import FSQ
 from abstractinator.components.hierarchical.byte_segment_compressor import Compressed
 from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.level import Level
@@ -116,9 +117,10 @@ def rate_of(model: Hierarchy, context: Tensor, highest: Compressed) -> Tensor:
     neighbouring codes on the lattice; that later slots would be guessed from another code is left out.
     """
     lattice, plain = highest.encoded.quantized.lattice, (~highest.codes.special).nonzero()[:, 0]
-    if lattice is None or not lattice.requires_grad or not model.config.rate_loss_weight:
-        return context.new_zeros(())
     head, quantizer = model.top.head, model.levels[-1].compressor.quantizer
+    learns = lattice is not None and lattice.requires_grad and bool(model.config.rate_loss_weight)
+    if lattice is None or not learns or not isinstance(quantizer, FSQ):
+        return context.new_zeros(())
 
     def slopes(hidden: Tensor, codes: Tensor) -> Tensor:
         return -quantizer.slopes(codes, head.logits(hidden, codes))  # −log p falls where a logit rises
