@@ -1,4 +1,7 @@
-"""Every command of README.md does what stands there, at a tiny size; what takes an environment is parsed only."""
+"""Every command and python block of README.md and docs/*.md does what it says, at a tiny size.
+
+What changes an environment, takes hours or needs a network is only parsed, by the parser of the program itself.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,15 @@ from pathlib import Path
 import pytest
 from tiny_runs import write_text
 
+from abstractinator import registry
 from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
 from abstractinator.cli import main as cli
-from abstractinator.evaluation.model_args import parse_model_args
-from abstractinator.evaluation.options import EvaluationOptions
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAM = r"(?:make|python|abstractinator|mlflow|pip) "
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
-INLINE = re.findall(rf"(?<!`)`({PROGRAM}[^`]+)`", README)
-COMMANDS = [line for line in dict.fromkeys([*LINES, *INLINE]) if re.match(PROGRAM, line)]
-PYTHON = [block for language, block in BLOCKS if language == "python"]
-
+FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in FILES}
+PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:make|python|abstractinator|mlflow|pip) "
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
 TINY = [
     "data.path=my_novels/",
     "max_steps=1",
@@ -41,15 +39,39 @@ TINY = [
 ]
 
 
+def blocks(page: str, language: str) -> list[str]:
+    """The blocks of a page in one language; those with commands have none."""
+    return [body for _, found, body in BLOCK.findall(PAGES[page]) if found == language]
+
+
+def commands() -> list[list[str]]:
+    """The words of every command, each command once."""
+    lines: list[str] = []
+    for page, text in PAGES.items():
+        lines += [line for block in blocks(page, "") for line in block.splitlines()]
+        lines += re.findall(rf"(?<!`)`({PROGRAM}[^`]+)`", BLOCK.sub("", text))
+    found = [shlex.split(line, comments=True) for line in lines if re.match(PROGRAM, line)]
+    return [list(words) for words in dict.fromkeys(map(tuple, found))]
+
+
+COMMANDS = commands()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder like a clone in which `python train.py` has run, though for one step only."""
+    """A folder like a clone in which `python train.py` has run, though for one step only, with a task of its own."""
     folder = tmp_path_factory.mktemp("clone")
     (folder / "config.py").symlink_to(ROOT / "config.py")
     (folder / "experiments").symlink_to(ROOT / "experiments")
     write_text(folder / "my_novels")
+    (folder / "my_tasks").mkdir()
+    (task,), (item,) = blocks("docs/evaluation.md", "yaml"), blocks("docs/evaluation.md", "json")
+    (folder / "my_tasks" / "my_task.yaml").write_text(task)
+    (folder / "my_tasks" / "items.jsonl").write_text(item)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        patch.setenv("HF_HOME", str(folder / "hub"))
         assert cli.main(["train", *TINY]) == 0
         yield folder
 
@@ -80,17 +102,18 @@ def benchmark(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def evaluate(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to where the harness's tasks would come from the hub."""
-    wanted: list[EvaluationOptions] = []
+    """Local tasks are run; of others, whose data are on the hub, the harness's own parser reads the options."""
+    from lm_eval._cli import HarnessCLI
 
-    def read(options: argparse.Namespace) -> int:
-        wanted.append(EvaluationOptions.of(options))
-        return 0
-
-    monkeypatch.setattr(cli, "_evaluate", read)
-    assert cli.main(["evaluate", *arguments]) == 0
-    given = parse_model_args(list(wanted[0].model_args))
-    assert "checkpoint" not in given or latest_checkpoint(given["checkpoint"]) is not None
+    if "--include_path" in arguments:
+        assert cli.main(["evaluate", *arguments]) == 0
+        return
+    monkeypatch.setattr("sys.argv", ["lm-eval", "run", *arguments])
+    options = HarnessCLI().parse_args()
+    checkpoint = (options.model_args or {}).get("checkpoint")
+    assert options.tasks
+    assert (options.model == "hier_ae") == (checkpoint is not None)
+    assert checkpoint is None or latest_checkpoint(checkpoint) is not None
 
 
 def mlflow(arguments: list[str], folder: Path) -> None:
@@ -103,44 +126,75 @@ def mlflow(arguments: list[str], folder: Path) -> None:
     assert (folder / uri.removeprefix("sqlite:///")).is_file()
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    match shlex.split(line, comments=True):
+def install(what: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [extra for extra in what.removeprefix(".").strip("[]").split(",") if extra]
+    assert what.startswith(".") and set(extras) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # of the environment
+        words = words[1:]
+    match words:
         case ["make", target]:
             if shutil.which("make") is None:
                 pytest.skip("make is not installed")
             done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
-        case ["python", "train.py", *arguments]:
+        case ["abstractinator", command]:  # the name of a command
+            with pytest.raises(SystemExit, match="0"):
+                cli.main([command, "--help"])
+        case ["python", "train.py", *arguments] | ["abstractinator", "train", *arguments]:
             train(arguments, folder)
         case ["python", "-m", name, *arguments] if name.startswith("benchmarks."):
             benchmark(name, arguments, monkeypatch)
         case ["python", "evaluate.py", *arguments] | ["abstractinator", "evaluate", *arguments]:
             evaluate(arguments, monkeypatch)
+        case ["abstractinator", "generate", *arguments]:
+            assert cli.main(["generate", *arguments, "--max-new-bytes", "8"]) == 0
         case ["abstractinator", *arguments]:
             assert cli.main(arguments) == 0
         case ["mlflow", *arguments]:
             mlflow(arguments, folder)
         case ["pip", "install", *_, "-e", what]:
-            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-            extras = what.removeprefix(".").strip("[]")
-            assert what.startswith(".") and (not extras or extras in project["optional-dependencies"])
+            install(what)
         case _:
-            pytest.fail("nothing here knows how to try this command")
+            pytest.fail("no case of this test knows the command")
 
 
-@pytest.mark.parametrize("block", PYTHON)
-def test_a_python_block(block: str, folder: Path) -> None:
-    exec(compile(block, "README.md", "exec"), {})
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_the_python_blocks_of_a_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order. A block that begins with `# name.py` is that file; an example of 8 rows of bytes becomes smaller."""
+    monkeypatch.setattr(registry, "_registered", {})
+    for block in blocks(page, "python"):
+        if name := re.match(r"# (\w+\.py)\n", block):
+            (folder / name[1]).write_text(block)
+            continue  # a later block uses it
+        exec(compile(block.replace("(8, 1024)", "(2, 32)"), page, "exec"), {})
+    if page == "docs/architecture.md":
+        assert latest_checkpoint("bigram_checkpoints") is not None
+
+
+@pytest.mark.parametrize("page", [*PAGES, "notes.md"])
+def test_links_and_pictures_lead_somewhere(page: str) -> None:
+    text = PAGES.get(page) or (ROOT / page).read_text("utf-8")
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", BLOCK.sub("", text))
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    assert [page for page in PAGES if page != "README.md" and f"({page})" not in PAGES["README.md"]] == []
 
 
 def test_the_command_line_is_installed_under_its_name() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {
-        "abstractinator": "abstractinator.cli:main"
+        "abstractinator": "abstractinator.cli.main:main"
     }
 
 
-def test_the_readme_is_read() -> None:
-    assert PYTHON
-    programs = {line.split()[0] for line in COMMANDS}
-    assert programs == {"make", "python", "abstractinator", "mlflow", "pip"}
+def test_the_pages_are_read() -> None:
+    assert len(PAGES) == 7
+    programs = {word for words in COMMANDS for word in words[:2] if re.fullmatch(r"[a-z]+", word)}
+    assert {"make", "python", "abstractinator", "mlflow", "pip"} <= programs
