@@ -58,6 +58,12 @@ class Tokens:
     vocabulary: Vocabulary
     vectors: Tensor | None = None
 
+    def to(self, device: torch.device) -> Tokens:
+        """The same tokens on a device."""
+        packing = Packing.from_lengths(self.packing.lengths.to(device))
+        vectors = None if self.vectors is None else self.vectors.to(device)
+        return Tokens(self.ids.to(device), packing, self.vocabulary, vectors)
+
     @property
     def special(self) -> Tensor:
         """(T,) bool, true on BOS and EOS."""
@@ -68,6 +74,14 @@ def tokens_of(rows: Tensor) -> Tokens:
     """(B, N) byte ids, PAD at the ends of rows → packed Tokens. The ids are taken as valid (see `pack_bytes`)."""
     mask = rows != BYTES.pad
     return Tokens(rows[mask][:, None], Packing.from_mask(mask), BYTES)
+
+
+def pack_texts(texts: bytes | list[bytes]) -> Tokens:
+    """A text, or several, each of which is a row: BOS and its bytes."""
+    rows = [[BYTES.bos, *text] for text in ([texts] if isinstance(texts, bytes) else texts)]
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    ids = torch.tensor([value for row in rows for value in row], dtype=torch.int64)
+    return Tokens(ids[:, None], Packing.from_lengths(lengths), BYTES)
 
 
 def pack_bytes(rows: Tensor) -> Tokens:

@@ -441,3 +441,32 @@ def test_the_tiny_models_cut_text_in_different_places(shape: str) -> None:
         if level.compressor.config.segmentation.rule != "fixed":
             assert len(plain.unique()) > 2
         assert len(c.codes.ids.unique(dim=0)) > 4
+
+
+def test_texts_are_compressed_as_they_are() -> None:
+    model = model_of("threshold-fixed")
+    texts = [b"some text", b"", b"and \xff more"]
+    packed = model.compress(pack_bytes(rows_of(texts)))[-1].codes
+    assert torch.equal(model.compress(texts)[-1].codes.ids, packed.ids)
+    alone = model.compress(texts[0])[-1].codes.ids
+    assert torch.equal(alone, packed.ids[: len(alone)])
+
+
+def test_weights_in_half_precision_are_refused_in_a_sentence() -> None:
+    model = tiny_model("fixed").bfloat16()
+    for use in (lambda: model.compress(b"text"), lambda: model.generate_bytes(b"text", max_new_bytes=2)):
+        with pytest.raises(ValueError, match=r"weights are torch\.bfloat16: keep them in float32"):
+            use()
+
+
+def test_codes_and_latents_restore_texts_that_a_model_has_learned() -> None:
+    from tiny_reconstruction import trained
+
+    model, rows = trained("fsq")
+    texts = [bytes(row[1:60].tolist()) for row in rows[:3]]
+    latents = model.encode(texts)
+    right = [
+        a == b for text, restored in zip(texts, model.decode(latents), strict=True) for a, b in zip(text, restored)
+    ]
+    assert sum(right) > 0.9 * sum(map(len, texts))
+    assert latents.positions < sum(map(len, texts)) and latents.bits == latents.positions * 12

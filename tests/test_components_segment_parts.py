@@ -20,9 +20,9 @@ from abstractinator.components.hierarchical.repair import _searched
 from abstractinator.components.hierarchical.segment_parts import cut_in_two, with_parts
 from abstractinator.components.hierarchical.segmentation import (
     SegmentationConfig,
-    Segmenter,
     Segments,
     distinct_segments,
+    segmenter_of,
 )
 from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_bytes
@@ -35,7 +35,7 @@ def fixed_segments(texts: list[bytes], length: int) -> tuple[Tokens, Segments]:
     """BOS and text, then EOS, which comes unforeseen inside a segment."""
     tokens = pack_bytes(padded([[BYTES.bos, *text, BYTES.eos] for text in texts]))
     config = SegmentationConfig(rule="fixed", target_tokens_per_code=length, max_tokens_per_code=length)
-    return tokens, Segmenter(config)(tokens, None)
+    return tokens, segmenter_of(config)(tokens, None)
 
 
 def contents(tokens: Tokens, segments: Segments) -> list[list[int]]:
@@ -109,7 +109,7 @@ def test_parts_of_codes_have_the_vectors_of_their_codes() -> None:
     ids = torch.randint(8, (40, 2))
     table = torch.randn(8, 8, 3)
     tokens = Tokens(ids, Packing.from_lengths(torch.tensor([40])), vocabulary, table[ids[:, 0], ids[:, 1]])
-    segmenter = Segmenter(SegmentationConfig(rule="fixed", target_tokens_per_code=4, max_tokens_per_code=4))
+    segmenter = segmenter_of(SegmentationConfig(rule="fixed", target_tokens_per_code=4, max_tokens_per_code=4))
     torch.manual_seed(0)
     more = with_parts(distinct_segments(tokens, segmenter(tokens, None)))
     assert len(more.tokens.ids) > 40

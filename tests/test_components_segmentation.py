@@ -15,8 +15,9 @@ from abstractinator.components.hierarchical.segmentation import (
     Segments,
     check_rule,
     distinct_segments,
-    is_spacelike,
 )
+from abstractinator.components.hierarchical.segmentation import segmenter_of as rule_of
+from abstractinator.components.hierarchical.segmentation.rules import is_spacelike
 from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens, Vocabulary
 
@@ -37,7 +38,7 @@ def segmenter_of(
         min_tokens_per_code=shortest,
         max_tokens_per_code=longest,
     )
-    segmenter = Segmenter(config)
+    segmenter = rule_of(config)
     segmenter.threshold.fill_(threshold)
     return segmenter
 
@@ -187,7 +188,7 @@ def test_distinct_segments_are_the_set_of_segments(rows: list[Row], longest: int
 def test_segments_of_equal_codes_in_other_slots_are_distinct() -> None:
     ids = torch.tensor([[1, 2], [3, 4], [2, 1], [4, 3], [3, 4], [1, 2], [1, 2], [3, 4]])
     tokens = Tokens(ids, Packing.from_lengths(torch.tensor([8])), Vocabulary(8, 2), torch.randn(8, 3))
-    segments = Segmenter(SegmentationConfig(rule="fixed", target_tokens_per_code=2, max_tokens_per_code=2))
+    segments = rule_of(SegmentationConfig(rule="fixed", target_tokens_per_code=2, max_tokens_per_code=2))
     distinct = distinct_segments(tokens, segments(tokens, None))
     assert len(distinct.counts) == 3
     first, *others = distinct.of_segment.tolist()

@@ -41,7 +41,7 @@ class GenerationConfig:
         if self.max_new_bytes < 1:
             raise ValueError(f"max_new_bytes must be at least 1, not {self.max_new_bytes}")
         if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+            raise ValueError(f"temperature must be a number from 0 on, and finite, not {self.temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (all) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:

@@ -20,10 +20,10 @@ from abstractinator.components.hierarchical.segmentation import (
     ENTROPY_RULES,
     DistinctSegments,
     SegmentationConfig,
-    Segmenter,
     Segments,
     check_rule,
     distinct_segments,
+    segmenter_of,
 )
 from abstractinator.components.packing import Packing, gather_rows
 from abstractinator.components.token_embedding import TokenEmbedding, check_at_least_one
@@ -121,7 +121,7 @@ class ByteSegmentCompressor(nn.Module):
         self.code_vocabulary = Vocabulary(config.quantizer.codebook_size, config.quantizer.codes_per_segment)
         check_rule(config.segmentation.rule, vocabulary)
         longest = config.segmentation.max_tokens_per_code
-        self.segmenter = Segmenter(config.segmentation)
+        self.segmenter = segmenter_of(config.segmentation)
         self.entropy_model = (
             EntropyModel(config.entropy_model, vocabulary, vector_width)
             if config.segmentation.rule in ENTROPY_RULES

@@ -60,6 +60,7 @@ def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationC
     its weights must not change. Raises ValueError for an unknown mode, no prompt or an empty one.
     """
     check_prompts(prompts)
+    model.check_precision()
     if config.mode is None:
         config = replace(config, mode=MODES[0])
     if config.mode not in MODES:

@@ -26,7 +26,7 @@ from abstractinator.components.hierarchical.code_sequence_transformer import (
 from abstractinator.components.hierarchical.level import Level, LevelConfig
 from abstractinator.components.sliding_window_attention import SlidingWindowAttention
 from abstractinator.components.token_head import DepthHead
-from abstractinator.components.tokens import BYTES, Tokens
+from abstractinator.components.tokens import BYTES, Tokens, pack_texts
 from abstractinator.components.transformer import GroupedLinear, SwiGLU
 from abstractinator.contract.model import TRAINING_ONLY, Model
 
@@ -91,12 +91,15 @@ class Hierarchy(Model):
         self.byte_head = DepthHead(config.levels[0].expander.predictor.width, BYTES)
         self.apply(_initialize)
 
-    def compress(self, tokens: Tokens, *, repair: bool = False) -> list[Compressed]:
-        """Packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up.
+    def compress(self, tokens: Tokens | bytes | list[bytes], *, repair: bool = False) -> list[Compressed]:
+        """A text, several, or packed bytes (see `pack_bytes`) → what each level makes of them, from the lowest up.
 
         repair: whether codes are verified by decoding, and repaired: for codes that `decompress` will read. The
         language model reads the encoder's own codes, on which it was trained.
         """
+        if not isinstance(tokens, Tokens):
+            tokens = pack_texts(tokens).to(self.device)
+        self.check_precision()
         out: list[Compressed] = []
         for level in self.levels:
             out.append(level.compress(tokens, repair=repair))
@@ -130,6 +133,14 @@ class Hierarchy(Model):
         """Bytes that a highest code stands for, about."""
         targets = (level.compressor.segmentation.target_tokens_per_code for level in self.config.levels)
         return math.prod(targets)
+
+    def check_precision(self) -> None:
+        """Raises ValueError for weights that are not in fp32, in which codes are the same everywhere."""
+        if self.top.start.dtype != torch.float32:
+            raise ValueError(
+                f"the weights are {self.top.start.dtype}: keep them in float32 (model.float()); under torch.autocast "
+                "the products are in bfloat16 where that is faster"
+            )
 
     @property
     def bits_per_code(self) -> float:

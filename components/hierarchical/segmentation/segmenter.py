@@ -1,0 +1,155 @@
+"""What all rules have in common: from where a segment may begin to the segments of a text, at once or step by step.
+
+Whether a segment begins before token t is known before t is seen, for every rule, so generation needs no
+look-ahead and a likelihood may use the segment's context. Special tokens are segments of their own.
+
+Letters: T packed tokens, S packed segments, R rows that take a step, n tokens a row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from abstractinator.components.hierarchical.segmentation.segmentation_config import SegmentationConfig
+from abstractinator.components.hierarchical.segmentation.segments import Segments
+from abstractinator.components.packing import Packing
+from abstractinator.components.tokens import BYTES, Tokens
+
+
+@dataclass
+class SegmentationState:
+    """What the rule remembers of a token, in a tensor of any shape.
+
+    entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's place
+    in its segment. token: its first slot.
+    """
+
+    entropy: Tensor
+    run: Tensor
+    token: Tensor
+
+
+class Segmenter(nn.Module, ABC):
+    """Cuts tokens into segments by one rule; holds the calibrated threshold (nats), kept in checkpoints.
+
+    A rule gives every token a weight, and a bound: a segment begins at the first token, from the shortest length on,
+    whose weight is above the bound. adds_up: whether the weights of the segment so far are added to a token's own.
+    """
+
+    threshold: Tensor
+    adds_up: ClassVar[bool] = False
+
+    def __init__(self, config: SegmentationConfig, threshold: float = 1.0) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("threshold", torch.tensor(threshold))
+
+    @abstractmethod
+    def weigh(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (T,) of the tokens, and their bound."""
+
+    @abstractmethod
+    def weigh_next(self, last: SegmentationState, token: Tensor, entropy: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weights (R, n), and their bound, of the tokens after those of a `step`."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens after which a segment is cut."""
+        return self.config.max_tokens_per_code
+
+    def forward(self, tokens: Tokens, entropies: Tensor | None) -> Segments:
+        """entropies: (T,) H_t in nats, None for the rules that need none."""
+        packing = tokens.packing
+        expected = self._expected(tokens, entropies, self.threshold)
+        starts = expected | tokens.special
+        of_token = starts.cumsum(0) - 1
+        place = torch.arange(packing.total, device=starts.device)
+        first = place[starts]
+        lengths = torch.diff(first, append=place.new_tensor([packing.total]))
+        per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
+        context = _context(of_token, tokens.special, expected)
+        return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
+
+    def _expected(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
+        """(T,) bool: where a segment begins, as far as it can be known before the token is seen."""
+        packing = tokens.packing
+        row_start = packing.positions == 0
+        forced = row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device))
+        return _reached(forced, self._following(forced, *self.weigh(tokens, entropies, threshold)))
+
+    def _following(self, forced: Tensor, weight: Tensor, bound: Tensor) -> Tensor:
+        """(T,) for every token: where the next segment would begin if one began here.
+
+        That is where a boundary is forced, or where the segment would be too long, or the first token from the
+        shortest length on at which the rule holds.
+        """
+        total, index = len(forced), torch.arange(len(forced), device=forced.device)
+        gathered, following, is_open = weight, index + self.longest, torch.ones_like(forced)
+        for ahead in range(1, min(self.longest, total)):
+            token = (index + ahead).clamp(max=total - 1)
+            gathered = gathered + weight[token] if self.adds_up else weight[token]
+            ends = forced[token] | (gathered > bound) if ahead >= self.config.min_tokens_per_code else forced[token]
+            ends = is_open & ends
+            following = torch.where(ends, index + ahead, following)
+            is_open = is_open & ~ends
+        return following.clamp(max=total)
+
+    def calibrate(self, tokens: Tokens, entropies: Tensor, *, momentum: float = 1.0) -> None:
+        """Moves the threshold to where the tokens' mean segment length is the target; rules without one have none.
+
+        momentum: 1 sets it; less moves it by this share towards the value of this batch (a running calibration).
+        """
+
+    def begin(self, rows: int, device: torch.device) -> SegmentationState:
+        """The state before any token of `rows` rows, (rows,) each."""
+        zeros = torch.zeros(rows, device=device)
+        before = 0.0 if self.adds_up else float("inf")
+        no_space = torch.full_like(zeros, BYTES.bos, dtype=torch.int64)
+        return SegmentationState(zeros + before, zeros.long(), no_space)
+
+    def step(
+        self, last: SegmentationState, token: Tensor, special: Tensor, entropy: Tensor | None
+    ) -> tuple[Tensor, SegmentationState]:
+        """n more tokens of R rows → whether a segment begins after each, (R, n) bool, and the states (R, n) there.
+
+        last: (R,) at the token before them. token: (R, n) their first slots. special: (R, n) bool, which are
+        special ones. entropy: (R, n) H of the tokens after them, None for the rules that need none. Equals `forward`.
+        """
+        weight, bound = self.weigh_next(last, token, entropy)
+        gathered, run = last.entropy, last.run
+        begins, sums, runs = [], [], []
+        for n in range(token.shape[1]):  # where a segment may begin depends on where the one before began
+            run = run + 1
+            gathered = gathered + weight[:, n] if self.adds_up else weight[:, n]
+            holds = (gathered > bound) & (run >= self.config.min_tokens_per_code)
+            begins.append(special[:, n] | holds | (run == self.longest))
+            gathered, run = torch.where(begins[-1], weight[:, n], gathered), run.masked_fill(begins[-1], 0)
+            sums.append(gathered)
+            runs.append(run)
+        if self.adds_up:
+            entropy = torch.stack(sums, 1)
+        elif entropy is None:
+            entropy = last.entropy[:, None].expand(token.shape)
+        return torch.stack(begins, 1), SegmentationState(entropy, torch.stack(runs, 1), token)
+
+
+def _reached(forced: Tensor, following: Tensor) -> Tensor:
+    """(T,) bool: the tokens on the paths i → following[i] from the forced ones, found by doubling the stride: log₂ T
+    rounds."""
+    total = len(forced)
+    following = torch.cat([following, following.new_tensor([total])])  # the end leads to itself
+    reached = torch.cat([forced, forced.new_zeros(1)])
+    for _ in range(total.bit_length()):
+        reached = reached.index_fill(0, following[reached.nonzero()[:, 0]], True)
+        following = following[following]
+    return reached[:total]
+
+
+def _context(of_token: Tensor, special: Tensor, expected: Tensor) -> Tensor:
+    """Segments.context: a special token where no segment was expected to begin was expected in the one before."""
+    return of_token - (special & ~expected).to(of_token.dtype)
