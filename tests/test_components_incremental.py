@@ -105,6 +105,39 @@ def test_memory_does_not_grow_with_the_text(shape: str) -> None:
 
 
 @every_shape
+@pytest.mark.parametrize("rows_at_once", [1, 8])
+def test_a_long_prompt_is_read_in_large_steps(shape: str, rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state is the one after small steps, whatever follows; short texts lie beside long ones."""
+    monkeypatch.setattr(incremental, "_PREFILL", 40)
+    monkeypatch.setattr(incremental, "_PREFILL_ROWS", rows_at_once)
+    read, steps = IncrementalModel.read, []
+
+    def counted(state: IncrementalModel, rows: torch.Tensor, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        steps.append(ids.shape[1])
+        return read(state, rows, ids, lengths)
+
+    monkeypatch.setattr(IncrementalModel, "read", counted)
+    model, every = model_of(shape), torch.arange(3)
+    texts = [random_text(random.Random(seed), n) for seed, n in enumerate((150, 3, 81))]
+    state, small = (IncrementalModel(model, 3, AHEAD) for _ in range(2))
+    nbytes = state.nbytes
+    state.prefill(texts)
+    assert max(steps) == (40 if rows_at_once == 8 else 13) and state.nbytes == nbytes
+    small._read_texts(texts)
+    torch.testing.assert_close(state.hidden(every), small.hidden(every), atol=1e-4, rtol=0)
+    assert torch.equal(state.open_tokens(every), small.open_tokens(every))
+    for part in (b"and on", b"x", b", y"):
+        ids = torch.tensor([list(part)] * 3)
+        for each in (state, small):
+            each.read(every, ids, torch.full_like(every, len(part)))
+            each.roll_back(every, torch.full_like(every, len(part) // 3))
+        texts = [text + part[: len(part) - len(part) // 3] for text in texts]
+        for hidden, text in zip(state.hidden(every), texts, strict=True):
+            torch.testing.assert_close(hidden, hidden_at_once(model, text)[-1], atol=1e-4, rtol=0)
+        assert torch.equal(state.open_tokens(every), small.open_tokens(every))
+
+
+@every_shape
 def test_codes_one_after_the_other_equal_one_forward_pass(shape: str) -> None:
     """More of them than the rings hold, past all levels; from the middle on one row less, as where a text ends."""
     model, count = model_of(shape), 40

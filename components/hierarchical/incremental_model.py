@@ -28,6 +28,8 @@ from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens
 
 _KNOWN = 4096  # segments of a level whose codes are remembered
+_PREFILL = 512  # bytes of a step that reads a prompt; attention costs more the longer a step is, all else less
+_PREFILL_ROWS = 8  # rows that take so long a step together, which bounds its memory
 _WAITING_FOR_ONE = 3  # rows that may wait for one that goes on
 
 
@@ -100,8 +102,18 @@ class IncrementalModel:
             memory.keep(rows)
 
     def prefill(self, texts: list[bytes]) -> None:
-        """Reads one text a row, some bytes at a time."""
-        for start in range(0, max(map(len, texts), default=0), self.ahead):
+        """Reads one text a row, behind BOS: a long one in large steps, by a state with larger rings."""
+        ahead = max(self.ahead, min(_PREFILL, _PREFILL_ROWS * _PREFILL // len(texts)))
+        if max(map(len, texts)) <= ahead:
+            return self._read_texts(texts)
+        large = IncrementalModel(self.model, len(texts), ahead)
+        large._read_texts(texts)
+        for mine, theirs in zip(self.memories, large.memories, strict=True):
+            mine.copy(theirs)
+
+    def _read_texts(self, texts: list[bytes]) -> None:
+        """`ahead` bytes at a time."""
+        for start in range(0, max(map(len, texts)), self.ahead):
             parts = [text[start : start + self.ahead] for text in texts]
             rows = [row for row, part in enumerate(parts) if part]
             longest = max(map(len, parts))

@@ -64,7 +64,7 @@ class Memory:
         self.counts = torch.zeros(rows, dtype=torch.int64, device=before.device)
         self.hashes = ring_of(HISTORY, rows, slots, device=before.device, dtype=torch.int64)
         self.number = torch.arange(slots, device=before.device)
-        self.before = Ring(before.repeat(1, slots, 1))  # at 0 it is what is known of the first token
+        self.before = Ring(before.repeat(1, slots, 1), slots)  # at 0 it is what is known of the first token
         match = embedding.embedding.match
         self.match = MatchMemory(match, rows, ahead, before.device) if match else None
 
@@ -75,6 +75,12 @@ class Memory:
     def upcoming(self, rows: Tensor) -> Tensor:
         """(R, D) what is known of the next token."""
         return self.before.read(entry_index(rows, self.counts[rows], self.slots))
+
+    def copy(self, other: Memory) -> None:
+        """Takes over what a memory of the same rows, made for larger steps, has read."""
+        self.counts = other.counts
+        for mine, theirs in zip(self.rings(), other.rings(), strict=True):
+            mine.copy_last(theirs, self.counts)
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows but these, which become 0 … R - 1."""
@@ -140,12 +146,17 @@ class LevelMemory(Memory):
             compressor.vocabulary.bos, rows, slots, compressor.vocabulary.slots, device=device, dtype=torch.int64
         )
         self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
-        self.entropy = Ring(compressor.segmenter.begin(rows, device).entropy[:, None].repeat(1, slots))
+        self.entropy = Ring(compressor.segmenter.begin(rows, device).entropy[:, None].repeat(1, slots), slots)
         self.known: dict[tuple[int, ...], list[int]] = {}
 
     def rings(self) -> list[Ring]:
         more = [self.ids, self.cuts, self.entropy]
         return [*super().rings(), *more, *(self.entropy_model.transformer.rings() if self.entropy_model else [])]
+
+    def copy(self, other: Memory) -> None:
+        super().copy(other)
+        assert isinstance(other, LevelMemory)
+        self.pending, self.known = other.pending, other.known
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)

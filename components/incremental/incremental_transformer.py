@@ -96,7 +96,8 @@ class _IncrementalBlock:
         self.to_qkv = self.norm.matrix(_with_pairs(attention.to_qkv.weight, self.head_width))
         self.to_out = transposed(attention.to_out.weight)
         self.mlp = FoldedMLP(block.mlp)
-        self.ring = ring_of(0.0, rows, 2 * self.heads * slots, self.head_width, device=self.to_out.device)
+        kind = {"device": self.to_out.device, "dtype": self.to_out.dtype}
+        self.ring = ring_of(0.0, rows, slots, self.head_width, parts=2 * self.heads, **kind)
 
     def step(self, x: Tensor, entries: CacheEntries) -> Tensor:
         """(T, D) → (T, D)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abstractinator.components.hierarchical.segmentation.segmentation_config import SegmentationConfig
@@ -79,25 +80,31 @@ class Segmenter(nn.Module, ABC):
         """(T,) bool: where a segment begins, as far as it can be known before the token is seen."""
         packing = tokens.packing
         row_start = packing.positions == 0
-        forced = row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device))
-        return _reached(forced, self._following(forced, *self.weigh(tokens, entropies, threshold)))
+        forced = (row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device)))[None]
+        weight, bound = self.weigh(tokens, entropies, threshold)
+        following, _ = self._following(forced, weight[None], bound, forced.new_zeros(1, 1))
+        return _reached(forced, following)[0]
 
-    def _following(self, forced: Tensor, weight: Tensor, bound: Tensor) -> Tensor:
-        """(T,) for every token: where the next segment would begin if one began here.
+    def _following(self, forced: Tensor, weight: Tensor, bound: Tensor, run: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Where the next segment would begin if one began at a token: (R, W) columns, W for none, of W tokens a row.
 
         That is where a boundary is forced, or where the segment would be too long, or the first token from the
-        shortest length on at which the rule holds.
+        shortest length on at which the rule holds. run: (R, W) tokens that the segment has before that token. Also,
+        for each number of tokens ahead, what is compared with the bound there, (R, W).
         """
-        total, index = len(forced), torch.arange(len(forced), device=forced.device)
-        gathered, following, is_open = weight, index + self.longest, torch.ones_like(forced)
-        for ahead in range(1, min(self.longest, total)):
-            token = (index + ahead).clamp(max=total - 1)
-            gathered = gathered + weight[token] if self.adds_up else weight[token]
-            ends = forced[token] | (gathered > bound) if ahead >= self.config.min_tokens_per_code else forced[token]
-            ends = is_open & ends
-            following = torch.where(ends, index + ahead, following)
-            is_open = is_open & ~ends
-        return following.clamp(max=total)
+        width, config = forced.shape[1], self.config
+        steps, index = max(0, min(self.longest, width - 1)), torch.arange(width, device=forced.device)
+        forced, weight = F.pad(forced, (0, steps)), F.pad(weight, (0, steps))
+        following, is_open = torch.full_like(index, width).expand(len(forced), -1), True
+        sums = [weight[:, :width]]
+        for ahead in range(1, steps + 1):
+            upcoming, length = slice(ahead, ahead + width), run + ahead
+            sums.append(sums[-1] + weight[:, upcoming] if self.adds_up else weight[:, upcoming])
+            holds = (sums[-1] > bound) & (length >= config.min_tokens_per_code)
+            ends = forced[:, upcoming] | holds | (length >= self.longest)
+            following = torch.where(is_open & ends, index + ahead, following)
+            is_open = ~ends & is_open
+        return following.clamp(max=width), sums
 
     def calibrate(self, tokens: Tokens, entropies: Tensor, *, momentum: float = 1.0) -> None:
         """Moves the threshold to where the tokens' mean segment length is the target; rules without one have none.
@@ -121,33 +128,36 @@ class Segmenter(nn.Module, ABC):
         special ones. entropy: (R, n) H of the tokens after them, None for the rules that need none. Equals `forward`.
         """
         weight, bound = self.weigh_next(last, token, entropy)
-        gathered, run = last.entropy, last.run
-        begins, sums, runs = [], [], []
-        for n in range(token.shape[1]):  # where a segment may begin depends on where the one before began
-            run = run + 1
-            gathered = gathered + weight[:, n] if self.adds_up else weight[:, n]
-            holds = (gathered > bound) & (run >= self.config.min_tokens_per_code)
-            begins.append(special[:, n] | holds | (run == self.longest))
-            gathered, run = torch.where(begins[-1], weight[:, n], gathered), run.masked_fill(begins[-1], 0)
-            sums.append(gathered)
-            runs.append(run)
+        # Column 0 is the state: a segment that has `last.run` tokens before it. A boundary at column t is after token
+        # t - 1.
+        weight = torch.cat([last.entropy[:, None], weight], dim=1)
+        run = F.pad(last.run[:, None], (0, token.shape[1]))
+        following, sums = self._following(F.pad(special, (1, 0)), weight, bound, run)
+        index = torch.arange(weight.shape[1], device=weight.device)
+        begins = _reached((index == 0).expand_as(weight), following)
+        first = torch.where(begins, index, 0).cummax(1).values  # where the segment of each column begins
+        run = run.gather(1, first) + index - first
         if self.adds_up:
-            entropy = torch.stack(sums, 1)
+            ahead = index - first
+            entropy = torch.stack(sums)[ahead, torch.arange(len(first), device=first.device)[:, None], first][:, 1:]
         elif entropy is None:
             entropy = last.entropy[:, None].expand(token.shape)
-        return torch.stack(begins, 1), SegmentationState(entropy, torch.stack(runs, 1), token)
+        return begins[:, 1:], SegmentationState(entropy, run[:, 1:], token)
 
 
-def _reached(forced: Tensor, following: Tensor) -> Tensor:
-    """(T,) bool: the tokens on the paths i → following[i] from the forced ones, found by doubling the stride: log₂ T
-    rounds."""
-    total = len(forced)
-    following = torch.cat([following, following.new_tensor([total])])  # the end leads to itself
-    reached = torch.cat([forced, forced.new_zeros(1)])
-    for _ in range(total.bit_length()):
-        reached = reached.index_fill(0, following[reached.nonzero()[:, 0]], True)
+def _reached(starts: Tensor, following: Tensor) -> Tensor:
+    """(R, W) bool: the columns on the paths i → following[i] from those where a segment starts; column W is outside.
+
+    Found by doubling the stride: log₂ W rounds, and no look at the values, for which a GPU would have to wait.
+    """
+    width = starts.shape[1]
+    rows = torch.arange(len(starts), device=starts.device)[:, None] * (width + 1)
+    following = (F.pad(following, (0, 1), value=width) + rows).flatten()  # outside leads to itself
+    reached = F.pad(starts, (0, 1)).flatten().int()
+    for _ in range(width.bit_length()):
+        reached = reached.scatter_reduce(0, following, reached, "amax")
         following = following[following]
-    return reached[:total]
+    return reached.view(-1, width + 1)[:, :width].bool()
 
 
 def _context(of_token: Tensor, special: Tensor, expected: Tensor) -> Tensor:
