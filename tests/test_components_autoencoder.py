@@ -466,7 +466,9 @@ def test_codes_and_latents_restore_texts_that_a_model_has_learned() -> None:
     texts = [bytes(row[1:60].tolist()) for row in rows[:3]]
     latents = model.encode(texts)
     right = [
-        a == b for text, restored in zip(texts, model.decode(latents), strict=True) for a, b in zip(text, restored)
+        a == b
+        for text, restored in zip(texts, model.decode(latents), strict=True)
+        for a, b in zip(text, restored, strict=False)
     ]
     assert sum(right) > 0.9 * sum(map(len, texts))
     assert latents.positions < sum(map(len, texts)) and latents.bits == latents.positions * 12

@@ -168,7 +168,7 @@ class ByteSegmentCompressor(nn.Module):
         distinct = distinct_segments(tokens, segments)
         if self.training and torch.is_grad_enabled():
             distinct = with_parts(distinct)
-        quantized = self._quantize(distinct.tokens, distinct.segments)
+        quantized = self.quantize(distinct.tokens, distinct.segments)
         return Encoded.of(distinct, quantized, segments.packing, self.code_vocabulary)
 
     def encode_each(self, tokens: Tokens, segments: Segments) -> Tensor:
@@ -177,8 +177,8 @@ class ByteSegmentCompressor(nn.Module):
         codes = self.quantizer(self.pooled(tokens, segments)).codes
         return torch.where(first < self.vocabulary.codebook_size, codes, self._special_code(first))
 
-    def _quantize(self, tokens: Tokens, segments: Segments) -> Quantized:
-        """S segments, special ones among them, which have zeros as their vectors."""
+    def quantize(self, tokens: Tokens, segments: Segments) -> Quantized:
+        """The codes of S segments, special ones among them, which have zeros as their vectors."""
         first = segments.first_tokens
         special = tokens.special[first]  # (S,)
         plain = (~special).nonzero()[:, 0]

@@ -118,12 +118,12 @@ class CodeExpander(nn.Module):
         return _summed(self.head.nll(hidden, targets), index, len(vectors))
 
     @torch.no_grad()
-    def verdict(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor]:
-        """`reconstruction_nll` (S,) and `errors` (S,) of plain segments from one look."""
+    def verify(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor]:
+        """`reconstruction_nll` (S,) and `errors` (S,) of plain segments, from one pass."""
         index, offsets, targets = self._targets(tokens, segments)
         hidden = self.position_vectors(vectors)
         logits = self.head.logits(hidden.flatten(0, 1))
-        chosen = [slot.view(len(vectors), self.longest, -1)[index, offsets] for slot in logits]
+        chosen = [slot.view(len(vectors), self.longest, slot.shape[-1])[index, offsets] for slot in logits]
         return _summed(nll_of(chosen, targets), index, len(vectors)), self._errors(logits, tokens, segments)
 
     def _targets(self, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:

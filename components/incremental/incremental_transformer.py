@@ -96,8 +96,7 @@ class _IncrementalBlock:
         self.to_qkv = self.norm.matrix(_with_pairs(attention.to_qkv.weight, self.head_width))
         self.to_out = transposed(attention.to_out.weight)
         self.mlp = FoldedMLP(block.mlp)
-        kind = {"device": self.to_out.device, "dtype": self.to_out.dtype}
-        self.ring = ring_of(0.0, rows, slots, self.head_width, parts=2 * self.heads, **kind)
+        self.ring = ring_of(0.0, rows, slots, self.head_width, parts=2 * self.heads, device=self.to_out.device)
 
     def step(self, x: Tensor, entries: CacheEntries) -> Tensor:
         """(T, D) → (T, D)."""

@@ -42,7 +42,6 @@ class Ring:
         """Forgets all rows but these (R,), which become 0 … R - 1."""
         self.data = self.data[rows]
 
-
     def copy_last(self, other: Ring, newest: Tensor) -> None:
         """Takes over the entries up to `newest` (B,) of a ring of the same rows with at least as many slots."""
         positions = newest[:, None] - torch.arange(self.slots, device=newest.device)  # (B, C)
@@ -52,7 +51,13 @@ class Ring:
 
 
 def ring_of(
-    value: float, rows: int, slots: int, *shape: int, parts: int = 1, device: torch.device, dtype: torch.dtype
+    value: float,
+    rows: int,
+    slots: int,
+    *shape: int,
+    parts: int = 1,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Ring:
     """A ring (B, P·C, …) that holds `value` everywhere."""
     return Ring(torch.full((rows, parts * slots, *shape), value, device=device, dtype=dtype), slots)

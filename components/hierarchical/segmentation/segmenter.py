@@ -95,7 +95,8 @@ class Segmenter(nn.Module, ABC):
         width, config = forced.shape[1], self.config
         steps, index = max(0, min(self.longest, width - 1)), torch.arange(width, device=forced.device)
         forced, weight = F.pad(forced, (0, steps)), F.pad(weight, (0, steps))
-        following, is_open = torch.full_like(index, width).expand(len(forced), -1), True
+        following = torch.full_like(index, width).expand(len(forced), -1)
+        is_open = torch.ones_like(following, dtype=torch.bool)
         sums = [weight[:, :width]]
         for ahead in range(1, steps + 1):
             upcoming, length = slice(ahead, ahead + width), run + ahead
@@ -103,7 +104,7 @@ class Segmenter(nn.Module, ABC):
             holds = (sums[-1] > bound) & (length >= config.min_tokens_per_code)
             ends = forced[:, upcoming] | holds | (length >= self.longest)
             following = torch.where(is_open & ends, index + ahead, following)
-            is_open = ~ends & is_open
+            is_open = is_open & ~ends
         return following.clamp(max=width), sums
 
     def calibrate(self, tokens: Tokens, entropies: Tensor, *, momentum: float = 1.0) -> None:

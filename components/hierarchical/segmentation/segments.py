@@ -42,13 +42,15 @@ class DistinctSegments:
     """The different segments of a sequence, U of them, each once: what depends on a segment alone is computed here.
 
     tokens, segments: the distinct segments, one a row, and in training parts of some behind them (segment_parts.py).
-    counts: (U,) how often each occurs. of_segment: (S,) which of them each segment is.
+    counts: (U,) how often each occurs. of_segment: (S,) which of them each segment is. hashes: (U,) ascending, of those
+    that are no parts: equal segments have equal ones.
     """
 
     tokens: Tokens
     segments: Segments
     counts: Tensor
     of_segment: Tensor
+    hashes: Tensor
 
 
 def one_segment_a_row(tokens: Tokens) -> Segments:
@@ -71,8 +73,8 @@ def distinct_segments(tokens: Tokens, segments: Segments) -> DistinctSegments:
     """Finds equal segments by a 64-bit hash of their tokens: two different ones of a million are taken for equal
     with probability 3e-8."""
     token = mix(token_hash(tokens.ids), segments.offsets + 1)
-    hashes = torch.zeros_like(segments.lengths).index_add_(0, segments.of_token, token)
-    _, of_segment, counts = torch.unique(hashes, return_inverse=True, return_counts=True)
-    place = torch.arange(len(hashes), device=hashes.device)
-    chosen = torch.zeros_like(counts).scatter_(0, of_segment, place)  # one of the equal ones
-    return DistinctSegments(*take_segments(tokens, segments, chosen), counts, of_segment)
+    every = torch.zeros_like(segments.lengths).index_add_(0, segments.of_token, token)
+    hashes, of_segment, counts = torch.unique(every, return_inverse=True, return_counts=True)
+    index = torch.arange(len(every), device=every.device)
+    chosen = torch.zeros_like(counts).scatter_(0, of_segment, index)  # one of the equal ones
+    return DistinctSegments(*take_segments(tokens, segments, chosen), counts, of_segment, hashes)
