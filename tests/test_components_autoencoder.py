@@ -2,6 +2,8 @@
 
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -452,9 +454,29 @@ def test_texts_are_compressed_as_they_are() -> None:
     assert torch.equal(alone, packed.ids[: len(alone)])
 
 
+@pytest.mark.parametrize(
+    "texts", ["text", [b"a", "text"], torch.zeros(2, 3), None], ids=lambda texts: type(texts).__name__
+)
+def test_texts_that_are_no_bytes_are_refused(texts: Any) -> None:
+    with pytest.raises(ValueError, match=r"a text is bytes, several are a list of them; not (str|Tensor|NoneType)"):
+        model_of("fixed").compress(texts)
+
+
+def test_no_texts_have_no_codes() -> None:
+    latents = model_of("fixed").encode([])
+    assert latents.positions == 0 and model_of("fixed").decode(latents) == []
+    assert model_of("fixed").decode(model_of("fixed").encode([b""])) == [b""]
+
+
 def test_weights_in_half_precision_are_refused_in_a_sentence() -> None:
     model = tiny_model("fixed").bfloat16()
-    for use in (lambda: model.compress(b"text"), lambda: model.generate_bytes(b"text", max_new_bytes=2)):
+    codes = tiny_model("fixed").compress(b"text")[-1].codes
+    uses: list[Callable[[], object]] = [
+        lambda: model.compress(b"text"),
+        lambda: model.decompress(codes),
+        lambda: model.generate_bytes(b"text", max_new_bytes=2),
+    ]
+    for use in uses:
         with pytest.raises(ValueError, match=r"weights are torch\.bfloat16: keep them in float32"):
             use()
 

@@ -240,13 +240,13 @@ class IncrementalModel:
         above, count = self.memories[i + 1].counts[rows].unsqueeze(1), tokens.ids.shape[1]
         if count == 1:
             long_enough = run + pending + 1 >= compressor.segmenter.config.shortest
-            if not (long_enough | (tokens.ids[:, 0, 0] >= compressor.vocabulary.codebook_size)).any():
+            if not (long_enough | compressor.vocabulary.is_special(tokens.ids[:, 0, 0])).any():
                 return _Cut(tokens, lengths, torch.zeros_like(begin, dtype=torch.bool), begin, above, seen=False)
         late = int(pending.max())
         seen = memory.with_pending(tokens, pending, late) if late else tokens
         entropy = memory.entropy_model.step(seen) if memory.entropy_model else None
         token = seen.ids[:, :, 0]
-        special = token >= compressor.vocabulary.codebook_size
+        special = compressor.vocabulary.is_special(token)
         last = SegmentationState(memory.entropy.read(place), run, memory.ids.read(place)[:, 0])
         ends, state = compressor.segmenter.step(last, token, special, entropy)
         memory.entropy.write(seen.entries, state.entropy)

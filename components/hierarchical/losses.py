@@ -83,7 +83,7 @@ def losses_of(
 
 def _level_parts(name: str, nll: Tensor, compressed: Compressed, weight: Tensor) -> dict[str, Mean]:
     """What is reported of a level."""
-    codes = weight.new_tensor(max(compressed.codes.packing.total, 1))
+    codes = torch.full_like(weight, max(compressed.codes.packing.total, 1))
     parts = {
         f"{name}/reconstruction_bits_per_byte": Mean(nll * _BITS, weight),
         f"{name}/quantizer_loss": Mean(compressed.encoded.quantized.loss.detach() * weight, weight),
