@@ -35,7 +35,7 @@ from abstractinator.components.transformer import ResidualMLP, RMSNorm
 class CompressorConfig:
     """entropy_model, segmentation, quantizer: see there.
 
-    value_width: numbers that each place of a segment gets; a segment's vector has `width` of them, place by place.
+    value_width: numbers for each position of a segment; its vector has `width` of them, position by position.
     layers, mlp_width: residual SwiGLU blocks between pooling and quantizer.
     """
 
@@ -145,8 +145,8 @@ class ByteSegmentCompressor(nn.Module):
         return Compressed(tokens, segments, entropies, nll, self.encode(tokens, segments))
 
     def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
-        """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats where it does not
-        learn (see Compressed)."""
+        """Entropies (T,) and −log p (T,) of the entropy model; None for rules without one, and no −log p where it does
+        not learn (see Compressed)."""
         if self.entropy_model is None:
             return None, None
         if self.is_frozen or not torch.is_grad_enabled():

@@ -26,8 +26,8 @@ from abstractinator.components.tokens import BYTES, Tokens
 class SegmentationState:
     """What the rule remembers of a token, in a tensor of any shape.
 
-    entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's place
-    in its segment. token: its first slot.
+    entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's
+    offset in its segment. token: its first slot.
     """
 
     entropy: Tensor
@@ -69,12 +69,12 @@ class Segmenter(nn.Module, ABC):
         expected = self._expected(tokens, entropies, self.threshold)
         starts = expected | tokens.special
         of_token = starts.cumsum(0) - 1
-        place = torch.arange(packing.total, device=starts.device)
-        first = place[starts]
-        lengths = torch.diff(first, append=place.new_tensor([packing.total]))
+        index = torch.arange(packing.total, device=starts.device)
+        first = index[starts]
+        lengths = torch.diff(first, append=index.new_tensor([packing.total]))
         per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
         context = _context(of_token, tokens.special, expected)
-        return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
+        return Segments(Packing.from_lengths(per_row), of_token, index - first[of_token], lengths, context)
 
     def _expected(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
         """(T,) bool: where a segment begins, as far as it can be known before the token is seen."""
@@ -149,7 +149,7 @@ class Segmenter(nn.Module, ABC):
 def _reached(starts: Tensor, following: Tensor) -> Tensor:
     """(R, W) bool: the columns on the paths i → following[i] from those where a segment starts; column W is outside.
 
-    Found by doubling the stride: log₂ W rounds, and no look at the values, for which a GPU would have to wait.
+    Found by doubling the stride: log₂ W rounds, and without reading values, for which a GPU would have to wait.
     """
     width = starts.shape[1]
     rows = torch.arange(len(starts), device=starts.device)[:, None] * (width + 1)

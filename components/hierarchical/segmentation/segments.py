@@ -19,7 +19,7 @@ from abstractinator.components.tokens import Tokens
 class Segments:
     """A packed sequence of tokens cut into segments.
 
-    packing: of the segments, (S,) in all. of_token: (T,) segment of each token. offsets: (T,) place of each
+    packing: of the segments, (S,) in all. of_token: (T,) segment of each token. offsets: (T,) of each
     token in its segment. lengths: (S,). context: (T,) the segment that token t was expected to belong to
     before it was seen; it differs from `of_token` where a special token begins a segment unforeseen, and in the
     second part of one that was cut (segment_parts.py).
@@ -33,7 +33,7 @@ class Segments:
 
     @property
     def first_tokens(self) -> Tensor:
-        """(S,) the packed place of each segment's first token."""
+        """(S,) the packed index of each segment's first token."""
         return self.lengths.cumsum(0) - self.lengths
 
 
