@@ -73,7 +73,7 @@ class IncrementalTransformer:
         """Those of consecutive positions (R, n) of the rows (R,), ascending.
 
         For one step C ≥ window + n - 1 (n ≤ `ahead`), so that what the tokens overwrite is out of sight of all of them:
-        seen from a token, the slots of later ones, and of those rolled back, are those of tokens almost C entries before
+        seen from a token, slots of later tokens, and of those rolled back, are those of tokens almost C entries before
         it. Taken one by one (`CacheEntries.each`), they may be any number.
         """
         each = positions.unsqueeze(-1)  # (R, n, 1)
