@@ -1,4 +1,4 @@
-"""Codes that are verified by decoding: what is a step off is repaired, and nothing else is touched."""
+"""Codes that are verified by decoding: what is a step off is repaired, and all else keeps its codes."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def greedy_by_full_forwards(model: HierarchicalAELM, prompt: bytes, bound: int) 
     text = prompt
     with torch.no_grad():
         for _ in range(bound):
-            tokens = pack_bytes(rows_of([text + b"?"]))  # what stands in the last place changes nothing there
+            tokens = pack_bytes(rows_of([text + b"?"]))  # the last token has no effect there
             hidden, _ = model.predict(tokens, model.compress(tokens))
             best = int(model.byte_head.slot_logits(hidden[-1:], torch.zeros(1, 0)).argmax())
             if best == BYTES.codebook_size:
@@ -94,7 +94,7 @@ def test_the_end_ends_the_text(shape: str, mode: str, monkeypatch: pytest.Monkey
 
 @some_shapes
 def test_rows_end_by_themselves(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model's own sampling, with the end made likely: rows of one batch end at different places."""
+    """The model's own sampling, with the end made likely: rows of one batch end at different positions."""
     with_first_slots(monkeypatch, likely_end)
     out = model_of(shape).generate_bytes(
         PROMPTS * 4, mode="exact", max_new_bytes=60, temperature=1.0, top_p=1.0, seed=0
@@ -143,7 +143,7 @@ def test_generation_leaves_the_model_as_it_was(mode: str) -> None:
 
 @some_shapes
 @every_mode
-def test_whatever_stands_around_it_generation_is_in_fp32(shape: str, mode: str) -> None:
+def test_generation_is_in_fp32_inside_autocast(shape: str, mode: str) -> None:
     model, settings = model_of(shape), {"mode": mode, "max_new_bytes": 100, "seed": 0}
     expected = model.generate_bytes(PROMPTS, **settings)
     with torch.autocast("cpu", torch.bfloat16):
@@ -213,7 +213,7 @@ def test_finished_rows_cost_nothing(shape: str, mode: str, states: list[Incremen
         alone_texts.append(model.generate_bytes(prompt, **settings))
         alone += sum(states[-1].reads)
     assert model.generate_bytes(PROMPTS, **settings) == alone_texts
-    # A plan looks up from its codes once a block.
+    # A plan checks for the end once a block.
     assert abs(sum(states[-1].reads) - alone) <= (16 if mode == "plan" else 0)
     assert len({len(text) for text in alone_texts}) > 1
 
@@ -248,7 +248,7 @@ def test_memory_is_full_from_the_beginning(shape: str, mode: str, states: list[I
     next(pieces)
     at_first = states[-1].nbytes
     for _ in pieces:
-        assert states[-1].nbytes in (at_first, 0)  # nothing once the row has ended
+        assert states[-1].nbytes in (at_first, 0)  # 0 once the row has ended
 
 
 @pytest.mark.parametrize("mode", ["exact", "speculative"])

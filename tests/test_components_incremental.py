@@ -1,4 +1,4 @@
-"""Reading in steps, with some taken back, gives what one forward pass gives."""
+"""Reading in steps, with some rolled back, gives what one forward pass gives."""
 
 import random
 
@@ -29,7 +29,7 @@ def model_of(shape: str) -> HierarchicalAELM:
 @torch.no_grad()
 def hidden_at_once(model: HierarchicalAELM, text: bytes) -> torch.Tensor:
     """(len(text) + 1, D): before each byte of the text and after its last."""
-    tokens = pack_bytes(rows_of([text + b"?"]))  # what stands in the last place changes nothing there
+    tokens = pack_bytes(rows_of([text + b"?"]))  # the last token has no effect there
     return model.predict(tokens, model.compress(tokens))[0][1:]
 
 
@@ -161,7 +161,7 @@ def test_codes_one_after_the_other_equal_one_forward_pass(shape: str) -> None:
             rows, steps = every[1:], CodeSteps(state, every[1:], count - m)
         contexts.append(steps.read(more[rows, m]))
     bos = torch.full((3, 1, vocabulary.slots), vocabulary.bos)
-    ids = torch.cat([bos, known, more, more[:, :1]], dim=1)  # what stands in the last place changes nothing there
+    ids = torch.cat([bos, known, more, more[:, :1]], dim=1)  # the last token has no effect there
     packing = Packing.from_lengths(torch.full((3,), ids.shape[1]))
     vectors = model.levels[-1].compressor.quantizer.decode(ids.flatten(0, 1).clamp(max=vocabulary.codebook_size - 1))
     vectors = vectors.masked_fill(ids.flatten(0, 1)[:, :1] >= vocabulary.codebook_size, 0.0)
@@ -197,7 +197,7 @@ def test_rows_that_wait_catch_up(shape: str, patience: int, data: st.DataObject)
 
 
 def _wait_and_catch_up(shape: str, data: st.DataObject) -> None:
-    model, every, nothing = model_of(shape), torch.arange(3), torch.zeros(0, dtype=torch.int64)
+    model, every, empty = model_of(shape), torch.arange(3), torch.zeros(0, dtype=torch.int64)
     texts = [random_text(random.Random(seed), 40) for seed in range(3)]
     state, known = IncrementalModel(model, 3, AHEAD), [0, 0, 0]
     for _ in range(data.draw(st.integers(1, 25))):
@@ -207,7 +207,7 @@ def _wait_and_catch_up(shape: str, data: st.DataObject) -> None:
         if len(rows) and count == 1:
             before = state.waiting.clone()
             going, hidden = state.read_byte(rows, torch.tensor([texts[row][known[row]] for row in rows]))
-            stepped = before.index_fill(0, rows, True)  # those that waited before may go on, too
+            stepped = before.index_fill(0, rows, True)  # those that waited before may continue, too
             assert all(stepped[going]) and torch.equal(going, (stepped & ~state.waiting).nonzero()[:, 0])
             assert torch.equal(hidden, state.hidden(going))
         elif len(rows):
@@ -217,11 +217,11 @@ def _wait_and_catch_up(shape: str, data: st.DataObject) -> None:
             known[row] += count
         if state.waiting.any() and data.draw(st.booleans()):
             waited = state.waiting.nonzero()[:, 0]
-            going, hidden = state.read_byte(nothing, nothing)
+            going, hidden = state.read_byte(empty, empty)
             assert torch.equal(going, waited) and not state.waiting.any()
             assert torch.equal(hidden, state.hidden(going))
     if state.waiting.any():
-        state.read_byte(nothing, nothing)
+        state.read_byte(empty, empty)
     plain = IncrementalModel(model, 3, AHEAD)
     plain.prefill([text[:n] for text, n in zip(texts, known, strict=True)])
     torch.testing.assert_close(state.hidden(every), plain.hidden(every), atol=1e-4, rtol=0)

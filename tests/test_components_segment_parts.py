@@ -1,4 +1,4 @@
-"""Parts of segments: a text cut further is the same text, and what does not come back whole comes back in parts."""
+"""Parts of segments: a text cut further is the same text, and a segment that is not reconstructed whole is reconstructed in parts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_cut_segment_is_two_and_all_others_stay(texts: list[bytes], length: in
     assert contents(tokens, cut) == expected
     assert cut.packing.lengths.tolist() == row_counts
     assert cut.of_token.tolist() == [i for i, part in enumerate(expected) for _ in part]
-    assert cut.offsets.tolist() == [place for part in expected for place in range(len(part))]
+    assert cut.offsets.tolist() == [offset for part in expected for offset in range(len(part))]
     # What a token was expected in does not tell that this was cut: it is known by its first part.
     assert cut.context.tolist() == [first_of[context] for context in segments.context.tolist()]
 
@@ -192,8 +192,8 @@ def test_more_of_an_unknown_text_is_reconstructed_from_its_parts(kind: str) -> N
     model, rows = trained(kind)
     unknown = rows[:, 1:].flip(1)[:8]
     tokens = pack_bytes(unknown[:, (unknown != BYTES.pad).all(0)])
-    back = []
+    right = []
     for repair in (False, True):
         level = model.compress(tokens, repair=repair)[0]
-        back.append(float(reconstructed_bytes(model, level.codes, tokens, level.segments.of_token).float().mean()))
-    assert back[1] > back[0] + 0.2
+        right.append(float(reconstructed_bytes(model, level.codes, tokens, level.segments.of_token).float().mean()))
+    assert right[1] > right[0] + 0.2
