@@ -1,4 +1,4 @@
-"""Parts of segments: a text cut further is the same text, and a segment that is not reconstructed whole is reconstructed in parts."""
+"""Parts of segments: a text cut further is the same text, and what is not reconstructed whole is in parts."""
 
 from __future__ import annotations
 

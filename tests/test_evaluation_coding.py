@@ -1,5 +1,4 @@
-"""The check that ends all debate: a text coded with the probabilities that were scored takes the score's bits, and
-comes back."""
+"""A text coded with the probabilities that were scored takes as many bits as its score, and is decoded exactly."""
 
 from __future__ import annotations
 
