@@ -13,6 +13,7 @@ from abstractinator.components.hierarchical.drafting import Drafts
 from abstractinator.components.hierarchical.generation import stream_bytes
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.incremental_model import IncrementalModel
+from abstractinator.components.hierarchical.plan import decode_codes
 from abstractinator.components.incremental.folded import FoldedDepthHead
 from abstractinator.components.tokens import BYTES, pack_bytes
 from abstractinator.contract.generation_config import GenerationConfig
@@ -160,11 +161,12 @@ def test_generation_is_in_fp32_inside_autocast(shape: str, mode: str) -> None:
 @every_shape
 def test_a_plan_of_no_codes_is_no_text(shape: str) -> None:
     model = model_of(shape)
-    state = IncrementalModel(model, 2)
     ids = torch.zeros(2, 3, model.top.vocabulary.slots, dtype=torch.int64)
-    planned, counts = state.plan(ids, torch.zeros(2, dtype=torch.int64), torch.zeros(2, len(model.levels)).long())
+    planned, counts = decode_codes(
+        model, ids, torch.zeros(2, dtype=torch.int64), torch.zeros(2, len(model.levels)).long()
+    )
     assert planned.shape == (2, 0) and counts.tolist() == [0, 0]
-    one, counts = state.plan(ids, torch.tensor([0, 2]), torch.zeros(2, len(model.levels)).long())
+    one, counts = decode_codes(model, ids, torch.tensor([0, 2]), at_boundary)
     assert counts[0] == 0 and 2 <= counts[1] == one.shape[1]
 
 

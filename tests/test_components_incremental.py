@@ -122,7 +122,7 @@ def test_a_long_prompt_is_read_in_large_steps(shape: str, rows_at_once: int, mon
     state, small = (IncrementalModel(model, 3, AHEAD) for _ in range(2))
     nbytes = state.nbytes
     state.prefill(texts)
-    assert max(steps) == (40 if rows_at_once == 8 else 13) and state.nbytes == nbytes
+    assert max(steps) == (40 if rows_at_once == 8 else AHEAD) and state.nbytes == nbytes
     small._read_texts(texts)
     torch.testing.assert_close(state.hidden(every), small.hidden(every), atol=1e-4, rtol=0)
     assert torch.equal(state.open_tokens(every), small.open_tokens(every))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.incremental_model import IncrementalModel
+from abstractinator.components.hierarchical.plan import decode_codes
 
 CANDIDATES = 8
 LONGEST = 8  # bytes of a draft
@@ -97,7 +98,7 @@ class Drafts:
         context = self.state.top.upcoming(rows)
         codes = self._probable_codes(context)  # (R·M, Q)
         opened = self.state.open_tokens(rows).repeat_interleave(count, 0)
-        drafted, lengths = self.state.plan(codes[:, None], torch.ones_like(codes[:, 0]), opened)
+        drafted, lengths = decode_codes(self.model, codes[:, None], torch.ones_like(codes[:, 0]), opened)
         texts = [bytes(text[:length]) for text, length in zip(drafted.tolist(), lengths.tolist(), strict=True)]
         for i, row in enumerate(rows.tolist()):
             self.plans[row].candidates = list(dict.fromkeys(texts[i * count : (i + 1) * count]))

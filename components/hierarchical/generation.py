@@ -25,6 +25,7 @@ from torch import Tensor
 from abstractinator.components.hierarchical.drafting import Drafts
 from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
+from abstractinator.components.hierarchical.plan import decode_codes
 from abstractinator.components.sampling import Sampler, WrittenText, repeats
 from abstractinator.components.tokens import BYTES, pack_bytes
 from abstractinator.contract.capabilities import Piece
@@ -212,7 +213,7 @@ class _Generation:
             block = max(1, min(_BLOCK, math.ceil(left / self.model.target_bytes_per_code)))
             codes, counts = self._next_codes(rows, block)
             at_boundary = rows.new_zeros(len(rows), len(self.model.levels))
-            planned, lengths = self.state.plan(codes, counts, at_boundary)
+            planned, lengths = decode_codes(self.model, codes, counts, at_boundary)
             texts = [text[:count] for text, count in zip(planned.tolist(), lengths.tolist(), strict=True)]
             ended = (counts < block).tolist()
             self._write(rows, [[*text, *[BYTES.codebook_size] * end] for text, end in zip(texts, ended, strict=True)])

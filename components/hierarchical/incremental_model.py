@@ -30,6 +30,7 @@ from abstractinator.components.tokens import BYTES, Tokens
 _KNOWN = 4096  # segments of a level whose codes are remembered
 _PREFILL = 512  # bytes of a step that reads a prompt; attention costs more the longer a step is, all else less
 _PREFILL_ROWS = 8  # rows that take so long a step together, which bounds its memory
+_LARGER = 4  # a state for larger steps pays where these are at least as many times as large
 _WAITING_FOR_ONE = 3  # rows that may wait for one that continues
 
 
@@ -103,8 +104,8 @@ class IncrementalModel:
 
     def prefill(self, texts: list[bytes]) -> None:
         """Reads one text a row, behind BOS: a long one in large steps, by a state with larger rings."""
-        ahead = max(self.ahead, min(_PREFILL, _PREFILL_ROWS * _PREFILL // len(texts)))
-        if max(map(len, texts)) <= ahead:
+        ahead = min(_PREFILL, _PREFILL_ROWS * _PREFILL // len(texts), max(map(len, texts)))
+        if ahead <= _LARGER * self.ahead:
             return self._read_texts(texts)
         large = IncrementalModel(self.model, len(texts), ahead)
         large._read_texts(texts)
@@ -187,22 +188,6 @@ class IncrementalModel:
             level.pending[rows] = (level.pending[rows] - counts).clamp(min=0)
             counts = self.memories[i + 1].counts[rows] - level.last_cut(rows)[1][:, 2]
         self.top.counts[rows] -= counts
-
-    @torch.no_grad()
-    def plan(self, ids: Tensor, counts: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
-        """The most probable bytes of highest codes, each level decoded at once → (R, n), of which (R,) count.
-
-        ids: (R, m, Q), of which the first `counts` (R,) of each row count. opened: (R, L) see `open_tokens`, the
-        first code being that of the open segment; zeros at a boundary.
-        """
-        for i in reversed(range(len(self.model.levels))):
-            level, number = self.model.levels[i], torch.arange(ids.shape[1], device=self.device)
-            tokens, lengths = level.expander.expand(level.compressor.quantizer.decode(ids.flatten(0, 1)))
-            offset = torch.arange(tokens.shape[1], device=self.device)
-            lengths = lengths.view(ids.shape[:2]) * (number < counts[:, None])
-            inside = (offset < lengths[:, :, None]) & (offset >= opened[:, i, None, None] * (number == 0)[:, None])
-            ids, counts = _packed_rows(tokens.view(*inside.shape, tokens.shape[-1]), inside)
-        return ids[:, :, 0], counts
 
     def _read(self, i: int, rows: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (R, n, Q) of level i, or highest codes, come in → what is known after each, (R, n, D)."""
@@ -314,13 +299,3 @@ class CodeSteps:
     def read(self, ids: Tensor) -> Tensor:
         """Reads one more code (R, Q) of each row → (R, C) the context after it."""
         return self._state._read_codes(*next(self._left), ids.unsqueeze(1), self._one)[:, 0]
-
-
-def _packed_rows(tokens: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (R, m, L, Q) of m segments a row, where `inside` (R, m, L), moved to the left of their row → (R, n, Q),
-    and (R,) their number."""
-    counts = inside.sum((1, 2))
-    inside_row = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]  # (R, n)
-    packed = tokens.new_zeros(*inside_row.shape, tokens.shape[-1])
-    packed[inside_row] = tokens[inside]
-    return packed, counts
