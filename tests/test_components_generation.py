@@ -162,9 +162,8 @@ def test_generation_is_in_fp32_inside_autocast(shape: str, mode: str) -> None:
 def test_a_plan_of_no_codes_is_no_text(shape: str) -> None:
     model = model_of(shape)
     ids = torch.zeros(2, 3, model.top.vocabulary.slots, dtype=torch.int64)
-    planned, counts = decode_codes(
-        model, ids, torch.zeros(2, dtype=torch.int64), torch.zeros(2, len(model.levels)).long()
-    )
+    at_boundary = torch.zeros(2, len(model.levels), dtype=torch.int64)
+    planned, counts = decode_codes(model, ids, torch.tensor([0, 0]), at_boundary)
     assert planned.shape == (2, 0) and counts.tolist() == [0, 0]
     one, counts = decode_codes(model, ids, torch.tensor([0, 2]), at_boundary)
     assert counts[0] == 0 and 2 <= counts[1] == one.shape[1]
