@@ -29,7 +29,7 @@ class MatchModel(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes, self.window, self.vocabulary = tuple(sorted(set(sizes))), window, vocabulary
-        self.nothing = vocabulary.size  # what stands for "no match" in each slot
+        self.no_match = vocabulary.size  # the id for "no match" in each slot
         tables = len(self.sizes) * vocabulary.slots
         self.guesses = nn.EmbeddingBag(tables * (vocabulary.size + 1), guess_width, mode="sum")
         self.from_guesses = nn.Linear(guess_width, width, bias=False)
@@ -46,7 +46,7 @@ class MatchModel(nn.Module):
     @torch.no_grad()
     def followers(self, tokens: Tokens, ngrams: Tensor) -> Tensor:
         """(T, K, Q) the token after the last earlier k-gram of the row that is equal to the one ending at each token;
-        `nothing` where there is none in the window."""
+        `no_match` without one in the window."""
         packing = tokens.packing
         total, sizes = packing.total, len(self.sizes)
         # Equal k-grams of a row come to lie side by side, in their order.
@@ -56,10 +56,10 @@ class MatchModel(nn.Module):
         before = torch.empty_like(order).scatter_(0, order, before).view(sizes, total).t()  # (T, K) in K · T entries
         known = (before >= 0) & (packing.positions[:, None] >= self.columns)
         after = torch.where(known, before, 0) % max(total, 1) + 1
-        place = torch.arange(total, device=after.device)[:, None]
-        known &= place - after < self.window
+        index = torch.arange(total, device=after.device)[:, None]
+        known &= index - after < self.window
         ids = tokens.ids[torch.where(known, after, 0)]
-        return torch.where(known[:, :, None], ids, self.nothing)
+        return torch.where(known[:, :, None], ids, self.no_match)
 
     def rows_of(self, followers: Tensor) -> Tensor:
         """(…, K, Q) → (…, K · Q) rows of the table of guesses."""

@@ -1,7 +1,7 @@
 """Rows of unequal length laid end to end: the layout in which every module here works.
 
-B rows with lengths n_1 … n_B become one sequence of T = Σ n_b tokens. Nothing is padded, so padding can
-enter no loss, no codebook and no metric, and a batch of unequal rows costs what its tokens cost.
+B rows with lengths n_1 … n_B become one sequence of T = Σ n_b tokens. There is no padding, so none can
+enter a loss, a codebook or a metric, and a batch of unequal rows costs what its tokens cost.
 
 Letters: B rows, T tokens of all rows together.
 """
@@ -22,7 +22,7 @@ class Packing:
 
     lengths: (B,) int64, tokens in each row; a row may be empty.
     rows: (T,) int64, the row of each token.
-    positions: (T,) int64, the place of each token in its row, from 0.
+    positions: (T,) int64, the position of each token in its row, from 0.
     """
 
     lengths: Tensor
@@ -67,9 +67,9 @@ class Packing:
         return len(self.rows)
 
     def shift(self, x: Tensor, first: Tensor) -> Tensor:
-        """Moves every row of x (T, …) one place to the right; `first` (…) fills each row's first place.
+        """Moves every row of x (T, …) one position to the right; `first` (…) fills each row's first position.
 
-        What stands at place t is then what was known before token t: the step from "after" to "before" on
+        At position t is then what was known before token t: the step from "after" to "before" on
         which causality rests, in this one function.
         """
         shifted = torch.cat([first.to(x.dtype).expand(1, *x.shape[1:]), x[:-1]]) if self.total else x
@@ -80,7 +80,7 @@ class Packing:
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
     """x[index] for whole numbers `index`, with a gradient that is the same each time on a CPU.
 
-    What x[index] gives back to rows that are taken several times is summed by several of its threads at once, in
-    whatever order they come.
+    In the backward pass of x[index] several threads sum the gradients of a row that was taken several times, in any
+    order.
     """
     return x.index_select(0, index)

@@ -1,4 +1,4 @@
-"""Figures in one style, as matplotlib Figures: no global state of pyplot, nothing to close, no display needed."""
+"""Figures in one style, as matplotlib Figures: without global state of pyplot and without a display."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def entropy_trace(text: bytes, entropies: np.ndarray, starts: np.ndarray) -> Fig
         _trace_line(axis, text[here], np.asarray(entropies)[here], np.asarray(starts, dtype=bool)[here])
         axis.set_ylim(0, top)
     mean = len(text) / max(1, int(np.sum(starts)))
-    figure.suptitle(f"Entropy of each byte, in nats; a line begins a segment ({mean:.2f} bytes in the mean)")
+    figure.suptitle(f"Entropy of each byte, in nats; a line begins a segment ({mean:.2f} bytes on average)")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What generation may say: the settings of a GenerationConfig, applied to logits and to the text.
+"""What generation may choose: the settings of a GenerationConfig, applied to logits and to the text.
 
 Letters: R rows, n positions a row.
 """
@@ -29,7 +29,7 @@ class Sampler:
             self.random.manual_seed(config.seed)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(…, classes) → (…) choices, independent of each other; of logits that are all −∞, or NaN, any."""
+        """(…, classes) → (…) choices, independent of each other; of logits that are all −∞, or NaN, any class."""
         config = self.config
         if config.temperature < _GREEDY:
             return logits.argmax(-1)
@@ -64,7 +64,7 @@ class WrittenText:
         self._held = bytearray()
 
     def write(self, data: bytes) -> None:
-        """Goes on with these bytes, as far as bound and stop strings allow."""
+        """Appends these bytes, as far as bound and stop strings allow."""
         if self.ended:
             return
         data = data[: self.left]
@@ -72,7 +72,7 @@ class WrittenText:
         self._held += data
         self.recent += data
         del self.recent[: -self.config.repetition_window]
-        # By their ends: a text written byte by byte would have ended there, whatever comes behind.
+        # By their ends: a text written byte by byte would have ended at the first one.
         found = [(at + len(stop), at) for stop in self.stop if (at := self._held.find(stop)) >= 0]
         if found:
             del self._held[min(found)[1] :]

@@ -66,8 +66,8 @@ def _block_mask(packing: Packing, window: int, dtype: torch.dtype) -> Tensor:
         rows = F.pad(packing.rows, (0, pad), value=-1).view(-1, window)
         previous = F.pad(rows, (0, 0, 1, 0), value=-2)[:-1]
         key_rows = torch.cat([previous, rows], dim=1)
-        place = torch.arange(2 * window, device=rows.device)
-        distance = place[window:, None] - place[None, :]
+        index = torch.arange(2 * window, device=rows.device)
+        distance = index[window:, None] - index[None, :]
         visible = (rows[:, :, None] == key_rows[:, None, :]) & (distance >= 0) & (distance < window)
         mask = torch.zeros(visible.shape, dtype=dtype, device=rows.device)
         packing.attention_masks[key] = mask.masked_fill_(~visible, float("-inf")).unsqueeze(1)
@@ -152,7 +152,7 @@ def rotary_angles(positions: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
 def rotary_frequencies(head_width: int, device: torch.device) -> Tensor:
     """(d/2,) by how much each pair of numbers turns from one position to the next, in radians."""
     half = head_width // 2
-    with torch.inference_mode(False):  # what is kept must serve training, too
+    with torch.inference_mode(False):  # what is cached must serve training, too
         return 10_000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
 
 

@@ -25,14 +25,13 @@ def check_at_least_one(config: object, *names: str) -> None:
 
 
 class TokenEmbedding(nn.Module):
-    """Sum of a learned vector per slot, of hashed n-grams that end at the token, of what followed them last time, and
-    of a linear map of the token's vector.
+    """Sum of a learned vector per slot, of hashed n-grams that end at the token, of what followed them last, and of a
+    linear map of the token's vector.
 
     vocabulary: what the tokens are. width: D. ngram_sizes: lengths n in tokens of the n-grams that are hashed
     into one table of ngram_rows × ngram_width and summed (BLT, Pagnoni et al. 2024, section 3.2.1); n = 1 is
     of use for tokens of several slots, where it is the whole tuple. vector_width: width of `Tokens.vectors`,
-    0 where tokens have none. match_sizes, match_window, match_width: see MatchModel, whose table of
-    guesses is so wide.
+    0 where tokens have none. match_sizes, match_window: see MatchModel; match_width: width of its table of guesses.
     """
 
     columns: Tensor

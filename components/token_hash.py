@@ -35,7 +35,7 @@ def ngram_hashes(past: Tensor) -> Tensor:
 @cache
 def _sizes(reach: int, device: torch.device) -> Tensor:
     """(reach,) 1, 2, …"""
-    with torch.inference_mode(False):  # what is kept must serve training, too
+    with torch.inference_mode(False):  # what is cached must serve training, too
         return torch.arange(1, reach + 1, device=device)
 
 
@@ -45,5 +45,5 @@ def _powers(count: int, device: torch.device) -> Tensor:
     powers = [1]
     while len(powers) < count:
         powers.append(powers[-1] * _SPREAD % 2**64)
-    with torch.inference_mode(False):  # what is kept must serve training, too
+    with torch.inference_mode(False):  # what is cached must serve training, too
         return torch.tensor([power - 2**64 if power >= 2**63 else power for power in powers], device=device)

@@ -31,7 +31,7 @@ def targets_of(tokens: Tokens) -> Tensor:
 
 
 class ParallelHead(nn.Module):
-    """Slots independent of each other given the hidden vector: one look, for expanding a code at once."""
+    """Slots independent of each other given the hidden vector: one pass, which expands a whole code."""
 
     def __init__(self, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ParallelHead(nn.Module):
 
     @property
     def classes(self) -> int:
-        """How many logits a position has, of all slots."""
+        """Number of logits of a position, of all slots."""
         return self.to_logits.out_features
 
     def logits(self, hidden: Tensor) -> list[Tensor]:
@@ -75,7 +75,7 @@ class DepthHead(nn.Module):
 
     @property
     def classes(self) -> int:
-        """How many logits a position has, of all slots."""
+        """Number of logits of a position, of all slots."""
         return sum(layer.out_features for layer in self.to_logits)
 
     def slot_logits(self, hidden: Tensor, earlier: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ def chunked(function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, target
     """function(hidden (T, D), targets (T, Q)) → (T, …), in parts of at most _CHUNK_LOGITS logits, of which each
     vector has `classes`.
 
-    With a large codebook the logits of a batch would take more memory than all the rest; those of a part are not kept
-    but worked out again on the way back.
+    With a large codebook the logits of a batch would take more memory than all the rest; those of a part are
+    recomputed in the backward pass.
     """
     rows = max(1, _CHUNK_LOGITS // classes)
     if len(hidden) <= rows:

@@ -41,6 +41,14 @@ class Vocabulary:
         """Numbers that a slot can hold, special ones included."""
         return self.codebook_size + 3
 
+    def is_special(self, ids: Tensor) -> Tensor:
+        """(…) ids → (…) bool, true on the numbers of special tokens."""
+        return ids >= self.codebook_size
+
+    def special_from(self, other: Vocabulary, ids: Tensor) -> Tensor:
+        """Numbers of special tokens in another vocabulary → those of the same tokens in this one."""
+        return ids - other.codebook_size + self.codebook_size
+
 
 BYTES = Vocabulary()
 
@@ -67,7 +75,7 @@ class Tokens:
     @property
     def special(self) -> Tensor:
         """(T,) bool, true on BOS and EOS."""
-        return self.ids[:, 0] >= self.vocabulary.codebook_size
+        return self.vocabulary.is_special(self.ids[:, 0])
 
 
 def tokens_of(rows: Tensor) -> Tokens:
@@ -77,8 +85,19 @@ def tokens_of(rows: Tensor) -> Tokens:
 
 
 def pack_texts(texts: bytes | list[bytes]) -> Tokens:
+<<<<<<< HEAD
     """A text, or several, each of which is a row: BOS and its bytes."""
     rows = [[BYTES.bos, *text] for text in ([texts] if isinstance(texts, bytes) else texts)]
+=======
+    """A text, or several, each of which is a row: BOS and its bytes. Raises ValueError for what is no bytes."""
+    several = [texts] if isinstance(texts, bytes) else texts
+    if wrong := [text for text in several if not isinstance(text, bytes)] if isinstance(several, list) else [several]:
+        raise ValueError(
+            f"a text is bytes, several are a list of them; not {type(wrong[0]).__name__}: use text.encode(), or "
+            "pack_bytes for a tensor of byte ids"
+        )
+    rows = [[BYTES.bos, *text] for text in several]
+>>>>>>> model
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
     ids = torch.tensor([value for row in rows for value in row], dtype=torch.int64)
     return Tokens(ids[:, None], Packing.from_lengths(lengths), BYTES)

@@ -64,8 +64,8 @@ class RMSNorm(nn.Module):
 class GroupedLinear(nn.Linear):
     """A linear map that begins by reading, for the i-th part of its outputs, only the i-th part of its inputs.
 
-    Inputs and outputs count as `groups` parts side by side (the places of a segment, say). Nothing keeps the map
-    from mixing them later; it only starts where each part has a way through, from which learning is much faster.
+    Inputs and outputs count as `groups` parts side by side (the positions of a segment, say). The map may
+    mix them later; it starts where each part has a way through, from which learning is much faster.
     """
 
     def __init__(self, in_features: int, out_features: int, groups: int, *, bias: bool = False) -> None:
@@ -124,7 +124,7 @@ class TransformerBlock(nn.Module):
 class SlidingWindowTransformer(nn.Module):
     """Causal transformer over packed rows, x (T, D) → (T, D), normed at the end.
 
-    Position t sees positions t, t-1, … of its row and nothing else.
+    Position t sees positions t, t-1, … of its row alone.
     """
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -68,9 +68,9 @@ def test_the_definition_is_a_softmax_over_the_window_of_the_row() -> None:
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=5).filter(any), st.integers(1, 400))
 def test_flex_attention_lists_every_block_that_is_seen_and_few_others(lengths: list[int], window: int) -> None:
     packing = Packing.from_lengths(torch.tensor(lengths))
-    place = torch.arange(-(-packing.total // 128) * 128)
-    seen = (place[:, None] >= place) & (place[:, None] - place < window)
-    seen = seen.view(len(place) // 128, 128, -1, 128).any(3).any(1)
+    index = torch.arange(-(-packing.total // 128) * 128)
+    seen = (index[:, None] >= index) & (index[:, None] - index < window)
+    seen = seen.view(len(index) // 128, 128, -1, 128).any(3).any(1)
     mask = _flex_mask(packing, window)
     assert torch.equal(mask.to_dense()[0, 0].bool(), seen)
     assert mask.seq_lengths == (packing.total, packing.total)
@@ -113,7 +113,7 @@ def test_attention_asks_for_the_kernel_of_its_own_precision(monkeypatch: pytest.
 @settings(max_examples=25)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), windows, st.integers(1, 6), st.data())
 def test_steps_equal_forward(lengths: list[int], window: int, ahead: int, data: st.DataObject) -> None:
-    """Some tokens at a time, of some rows, and with strangers in between that are taken back."""
+    """Some tokens at a time, of some rows, and with others in between that are rolled back."""
     torch.manual_seed(0)
     model = SlidingWindowTransformer(TransformerConfig(width=8, layers=2, heads=2, window=window, mlp_width=8))
     packing = Packing.from_lengths(torch.tensor(lengths))

@@ -2,6 +2,8 @@
 
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +82,7 @@ def by_row(x: Tensor, packing: Packing) -> list[Tensor]:
 
 
 def changed_rows(row: list[int], *, special: bool) -> list[list[int]]:
-    """The row with another token at each place in turn."""
+    """The row with another token at each position in turn."""
     random_ = random.Random(0)
     out = []
     for t, old in enumerate(row):
@@ -122,23 +124,25 @@ def two_part_terms(model: HierarchicalAELM, tokens: Tokens) -> tuple[list[list[T
         codes = compressed[-1].codes
         terms.append(by_row(model.top.nll(model.top(codes), codes), codes.packing))
         first = [c.codes.packing.offsets[x.packing.rows] for c, x in zip(compressed, lower, strict=False)]
-        places = [by_row(c.segments.of_token - f, x.packing) for c, f, x in zip(compressed, first, lower, strict=False)]
-    return terms, places
+        positions = [
+            by_row(c.segments.of_token - f, x.packing) for c, f, x in zip(compressed, first, lower, strict=False)
+        ]
+    return terms, positions
 
 
 @every_shape
 def test_a_byte_changes_no_two_part_term_of_an_earlier_segment(shape: str) -> None:
     model = model_of(shape)
     tokens = pack_bytes(padded([ROW, *changed_rows(ROW, special=False)]))
-    terms, places = two_part_terms(model, tokens)
+    terms, positions = two_part_terms(model, tokens)
     seen = 0
     for t in range(len(ROW)):
-        place = t
+        position = t
         for level in range(len(model.levels)):
-            place = int(places[level][0][place])  # the segment of byte t at this level
-            torch.testing.assert_close(terms[level][t + 1][:place], terms[level][0][:place], atol=1e-4, rtol=0)
-            seen += place
-        torch.testing.assert_close(terms[-1][t + 1][:place], terms[-1][0][:place], atol=1e-4, rtol=0)
+            position = int(positions[level][0][position])  # the segment of byte t at this level
+            torch.testing.assert_close(terms[level][t + 1][:position], terms[level][0][:position], atol=1e-4, rtol=0)
+            seen += position
+        torch.testing.assert_close(terms[-1][t + 1][:position], terms[-1][0][:position], atol=1e-4, rtol=0)
     assert seen > len(ROW)
 
 
@@ -146,15 +150,15 @@ def test_a_byte_changes_no_two_part_term_of_an_earlier_segment(shape: str) -> No
 def test_a_byte_changes_no_code_of_an_earlier_segment(shape: str) -> None:
     model = model_of(shape)
     tokens = pack_bytes(padded([ROW, *changed_rows(ROW, special=False)]))
-    _, places = two_part_terms(model, tokens)
+    _, positions = two_part_terms(model, tokens)
     codes = [by_row(c.codes.ids, c.codes.packing) for c in model.compress(tokens)]
     moved = 0
     for t in range(len(ROW)):
-        place = t
+        position = t
         for level in range(len(model.levels)):
-            place = int(places[level][0][place])
+            position = int(positions[level][0][position])
             original, changed = codes[level][0], codes[level][t + 1]
-            assert torch.equal(changed[:place], original[:place])
+            assert torch.equal(changed[:position], original[:position])
             moved += not torch.equal(changed, original)
     assert moved > len(ROW) // 4, "hardly any byte changes a code at all"
 
@@ -279,8 +283,8 @@ def test_special_tokens_are_restored_from_their_codes(shape: str) -> None:
     model = model_of(shape)
     rows = [[BOS, *b"ab cd", EOS], [BOS], [BOS, EOS], ROW]
     codes = model.compress(pack_bytes(padded(rows)))[-1].codes
-    back = model.decompress(codes).tokens
-    for row, got in zip(rows, by_row(back.ids[:, 0], back.packing), strict=True):
+    restored = model.decompress(codes).tokens
+    for row, got in zip(rows, by_row(restored.ids[:, 0], restored.packing), strict=True):
         assert [i for i in got.tolist() if i >= 256] == [i for i in row if i >= 256]
         assert got[0] == BOS
         if row[-1] == EOS:
@@ -452,9 +456,29 @@ def test_texts_are_compressed_as_they_are() -> None:
     assert torch.equal(alone, packed.ids[: len(alone)])
 
 
+@pytest.mark.parametrize(
+    "texts", ["text", [b"a", "text"], torch.zeros(2, 3), None], ids=lambda texts: type(texts).__name__
+)
+def test_texts_that_are_no_bytes_are_refused(texts: Any) -> None:
+    with pytest.raises(ValueError, match=r"a text is bytes, several are a list of them; not (str|Tensor|NoneType)"):
+        model_of("fixed").compress(texts)
+
+
+def test_no_texts_have_no_codes() -> None:
+    latents = model_of("fixed").encode([])
+    assert latents.positions == 0 and model_of("fixed").decode(latents) == []
+    assert model_of("fixed").decode(model_of("fixed").encode([b""])) == [b""]
+
+
 def test_weights_in_half_precision_are_refused_in_a_sentence() -> None:
     model = tiny_model("fixed").bfloat16()
-    for use in (lambda: model.compress(b"text"), lambda: model.generate_bytes(b"text", max_new_bytes=2)):
+    codes = tiny_model("fixed").compress(b"text")[-1].codes
+    uses: list[Callable[[], object]] = [
+        lambda: model.compress(b"text"),
+        lambda: model.decompress(codes),
+        lambda: model.generate_bytes(b"text", max_new_bytes=2),
+    ]
+    for use in uses:
         with pytest.raises(ValueError, match=r"weights are torch\.bfloat16: keep them in float32"):
             use()
 

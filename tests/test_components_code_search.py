@@ -1,17 +1,21 @@
-"""Codes that are checked by decoding: what is a step off comes back, and nothing else is touched."""
+"""Codes that are verified by decoding: what is a step off is repaired, and all else keeps its codes."""
 
 from __future__ import annotations
+
+import random
+from typing import Any
 
 import pytest
 import torch
 from tiny_models import QUANTIZERS
-from tiny_reconstruction import trained
+from tiny_reconstruction import searched, trained, untrained
 
 from abstractinator.components.bottlenecks.fsq import FSQConfig
 from abstractinator.components.bottlenecks.kinds import QuantizerConfig, quantizer_of
+from abstractinator.components.bottlenecks.vector_quantizer import Quantized
+from abstractinator.components.hierarchical import code_search
 from abstractinator.components.hierarchical.code_search import search_codes
 from abstractinator.components.hierarchical.level import Level
-from abstractinator.components.hierarchical.repair import _searched
 from abstractinator.components.hierarchical.segmentation import Segments, distinct_segments, take_segments
 from abstractinator.components.tokens import Tokens, pack_bytes
 
@@ -38,10 +42,13 @@ def test_what_is_decoded_right_keeps_its_codes_and_nothing_gets_worse(kind: str)
     level = model.levels[0]
     tokens, segments = plain_segments(level, rows)
     codes, vectors = codes_of(level, tokens, segments)
-    found, found_vectors = search_codes(codes, vectors, tokens, segments, level.compressor.quantizer, level.expander)
+    found, found_vectors, is_wrong = search_codes(
+        codes, vectors, tokens, segments, level.compressor.quantizer, level.expander
+    )
     before = level.expander.errors(vectors, tokens, segments)
     after = level.expander.errors(found_vectors, tokens, segments)
-    assert (before == 0).any(), "the model gives nothing back at all"
+    assert (before == 0).any(), "the model reconstructs nothing at all"
+    assert torch.equal(is_wrong, after > 0)
     assert torch.equal(found[before == 0], codes[before == 0])
     changed = (found != codes).any(1)
     assert not after[changed].any()
@@ -61,11 +68,11 @@ def test_codes_a_step_off_are_repaired(kind: str) -> None:
     repaired = spoiled = 0
     for number in range(quantizer.neighbours(codes[:1]).shape[1]):
         off = quantizer.neighbours(codes[good])[:, number]
-        errors = expander.errors(quantizer.decode(off), tokens, segments)
-        searched = (errors > 0) & (2 * errors <= segments.lengths + 1)
-        _, after = search_codes(off, quantizer.decode(off), tokens, segments, quantizer, expander)
-        spoiled += int(searched.sum())
-        repaired += int((expander.errors(after, tokens, segments)[searched] == 0).sum())
+        nll, errors = expander.verify(quantizer.decode(off), tokens, segments)
+        near = (errors > 0) & (nll <= code_search._FARTHEST)
+        _, after, _ = search_codes(off, quantizer.decode(off), tokens, segments, quantizer, expander)
+        spoiled += int(near.sum())
+        repaired += int((expander.errors(after, tokens, segments)[near] == 0).sum())
     assert spoiled > 10, "hardly any neighbour spoils a segment"
     assert repaired > 0.9 * spoiled
 
@@ -77,10 +84,10 @@ def test_other_segments_do_not_matter(kind: str) -> None:
     tokens, segments = plain_segments(level, rows)
     quantizer = level.compressor.quantizer
     off = quantizer.neighbours(codes_of(level, tokens, segments)[0])[:, 0]
-    together, _ = search_codes(off, quantizer.decode(off), tokens, segments, quantizer, level.expander)
+    together, _, _ = search_codes(off, quantizer.decode(off), tokens, segments, quantizer, level.expander)
     for number in range(len(off)):
         one = take_segments(tokens, segments, torch.tensor([number]))
-        alone, _ = search_codes(off[[number]], quantizer.decode(off[[number]]), *one, quantizer, level.expander)
+        alone, _, _ = search_codes(off[[number]], quantizer.decode(off[[number]]), *one, quantizer, level.expander)
         assert torch.equal(alone[0], together[number])
 
 
@@ -88,12 +95,12 @@ def test_a_repair_finds_codes_where_the_encoder_was_wrong() -> None:
     model, rows = trained("fsq")
     level, tokens = model.levels[0], pack_bytes(rows[:-1].flip(1).roll(1, 1))  # a text that it does not know
     segments = level.compressor(tokens).segments
-    back = []
+    restored = []
     first = level.compressor.encode(tokens, segments)
-    for encoded in (first, _searched(first, level.compressor, level.expander)):
+    for encoded in (first, searched(level, first)):
         errors = level.expander.errors(encoded.vectors, encoded.distinct.tokens, encoded.distinct.segments)
-        back.append(int((errors == 0).sum()))
-    assert back[1] > back[0], "nothing was repaired"
+        restored.append(int((errors == 0).sum()))
+    assert restored[1] > restored[0], "nothing was repaired"
 
 
 @pytest.mark.parametrize("config", [*QUANTIZERS.values(), FSQ], ids=lambda c: f"{c.kind}-{c.codebook_size}")
@@ -126,3 +133,36 @@ def test_neighbours_of_fsq_are_one_step_away_in_one_dimension() -> None:
     # All values of all dimensions are reached.
     reached = neighbours[0].tolist() + neighbours[-1].tolist()
     assert len({tuple(code) for code in reached}) > 8
+
+
+def test_a_segment_that_is_far_off_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an untrained model all segments are; what is left are the bytes, of which there are 256."""
+    descend, searched_segments = code_search._descend, []
+
+    def counted(codes: torch.Tensor, tokens: Tokens, segments: Segments, *parts: Any) -> tuple[torch.Tensor, ...]:
+        searched_segments.extend(segments.lengths.tolist())
+        return descend(codes, tokens, segments, *parts)
+
+    monkeypatch.setattr(code_search, "_descend", counted)
+    model = untrained("fsq").eval()
+    text = random.Random(0).randbytes(4000)
+    repaired = model.compress(text, repair=True)[0]
+    assert len(repaired.segments.lengths) > 3000, "hardly any segment was split"
+    assert set(searched_segments) <= {1} and len(searched_segments) <= 256
+
+
+def test_each_segment_is_coded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splitting some leaves the codes of the others; only the parts are new."""
+    model, rows = trained("fsq")
+    compressor, coded = model.levels[0].compressor, []
+    quantize = compressor.quantize
+
+    def recorded(tokens: Tokens, segments: Segments) -> Quantized:
+        coded.extend(bytes(part.tolist()) for part in tokens.ids[:, 0].clamp(max=255).split(segments.lengths.tolist()))
+        return quantize(tokens, segments)
+
+    monkeypatch.setattr(compressor, "quantize", recorded)
+    repaired = model.compress(pack_bytes(rows[:4, 1:].flip(1)), repair=True)[0]
+    assert len(repaired.segments.lengths) > 100 and len(coded) > 100
+    # One that was split may occur again as a part of a longer one.
+    assert len(coded) - len(set(coded)) < 0.02 * len(coded)

@@ -4,10 +4,9 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_reconstruction import trained
+from tiny_reconstruction import searched, trained
 
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
-from abstractinator.components.hierarchical.repair import _searched
 from abstractinator.components.hierarchical.segmentation import Segments
 from abstractinator.components.tokens import Tokens, pack_bytes
 
@@ -26,9 +25,9 @@ def byte_accuracy(model: HierarchicalAELM, tokens: Tokens, segments: Segments, c
 def test_reconstruction_lives_from_the_codes(kind: str) -> None:
     model, rows = trained(kind)
     tokens = pack_bytes(rows)
-    compressor, expander = model.levels[0].compressor, model.levels[0].expander
-    segments = compressor(tokens).segments
-    codes = _searched(compressor.encode(tokens, segments), compressor, expander).codes  # of whole segments
+    level = model.levels[0]
+    segments = level.compressor(tokens).segments
+    codes = searched(level, level.compressor.encode(tokens, segments)).codes  # of whole segments
     plain = (~codes.special).nonzero()[:, 0]
     shuffled = codes.ids.clone()
     shuffled[plain] = codes.ids[plain[torch.randperm(len(plain))]]

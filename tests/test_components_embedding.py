@@ -16,7 +16,7 @@ from abstractinator.components.tokens import BYTES, Tokens, Vocabulary, pack_byt
 from abstractinator.components.transformer import SlidingWindowTransformer, TransformerConfig
 
 CODES = Vocabulary(16, 3)
-alphabets = pytest.mark.parametrize(("vocabulary", "vector_width"), [(BYTES, 0), (CODES, 4)], ids=["bytes", "codes"])
+vocabularies = pytest.mark.parametrize(("vocabulary", "vector_width"), [(BYTES, 0), (CODES, 4)], ids=["bytes", "codes"])
 row_lengths = st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any)
 
 
@@ -40,7 +40,7 @@ def bytes_of(*rows: bytes) -> Tokens:
     return Tokens(torch.tensor(list(b"".join(rows)))[:, None], packing, BYTES)
 
 
-@alphabets
+@vocabularies
 @settings(max_examples=25)
 @given(lengths=row_lengths)
 def test_steps_equal_forward(vocabulary: Vocabulary, vector_width: int, lengths: list[int]) -> None:
@@ -53,8 +53,8 @@ def test_steps_equal_forward(vocabulary: Vocabulary, vector_width: int, lengths:
         vectors = quantizer.decode(tokens.ids.clamp(max=vocabulary.codebook_size - 1))
         tokens = replace(tokens, vectors=vectors.masked_fill(tokens.special[:, None], 0.0))
     expected = embedding(tokens)
-    nothing = SlidingWindowTransformer(TransformerConfig(width=2, layers=0, heads=1))
-    transformer, folded = IncrementalTransformer(nothing, len(lengths), 3), FoldedEmbedding(embedding, quantizer)
+    no_layers = SlidingWindowTransformer(TransformerConfig(width=2, layers=0, heads=1))
+    transformer, folded = IncrementalTransformer(no_layers, len(lengths), 3), FoldedEmbedding(embedding, quantizer)
     memory = Memory(folded, transformer, embedding.reach, embedding.reach + 3, torch.zeros(len(lengths), 1, 1), 3)
     while (rows := (memory.counts < torch.tensor(lengths)).nonzero()[:, 0]).numel():
         count = min(3, int((torch.tensor(lengths) - memory.counts)[rows].min()))
@@ -63,7 +63,7 @@ def test_steps_equal_forward(vocabulary: Vocabulary, vector_width: int, lengths:
         memory.counts[rows] += count
 
 
-@alphabets
+@vocabularies
 @settings(max_examples=25)
 @given(lengths=row_lengths)
 def test_a_row_is_embedded_as_if_alone(vocabulary: Vocabulary, vector_width: int, lengths: list[int]) -> None:

@@ -13,6 +13,7 @@ from abstractinator.components.hierarchical.drafting import Drafts
 from abstractinator.components.hierarchical.generation import stream_bytes
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.incremental_model import IncrementalModel
+from abstractinator.components.hierarchical.plan import decode_codes
 from abstractinator.components.incremental.folded import FoldedDepthHead
 from abstractinator.components.tokens import BYTES, pack_bytes
 from abstractinator.contract.generation_config import GenerationConfig
@@ -39,7 +40,7 @@ def greedy_by_full_forwards(model: HierarchicalAELM, prompt: bytes, bound: int) 
     text = prompt
     with torch.no_grad():
         for _ in range(bound):
-            tokens = pack_bytes(rows_of([text + b"?"]))  # what stands in the last place changes nothing there
+            tokens = pack_bytes(rows_of([text + b"?"]))  # the last token has no effect there
             hidden, _ = model.predict(tokens, model.compress(tokens))
             best = int(model.byte_head.slot_logits(hidden[-1:], torch.zeros(1, 0)).argmax())
             if best == BYTES.codebook_size:
@@ -94,7 +95,7 @@ def test_the_end_ends_the_text(shape: str, mode: str, monkeypatch: pytest.Monkey
 
 @some_shapes
 def test_rows_end_by_themselves(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model's own sampling, with the end made likely: rows of one batch end at different places."""
+    """The model's own sampling, with the end made likely: rows of one batch end at different positions."""
     with_first_slots(monkeypatch, likely_end)
     out = model_of(shape).generate_bytes(
         PROMPTS * 4, mode="exact", max_new_bytes=60, temperature=1.0, top_p=1.0, seed=0
@@ -143,7 +144,7 @@ def test_generation_leaves_the_model_as_it_was(mode: str) -> None:
 
 @some_shapes
 @every_mode
-def test_whatever_stands_around_it_generation_is_in_fp32(shape: str, mode: str) -> None:
+def test_generation_is_in_fp32_inside_autocast(shape: str, mode: str) -> None:
     model, settings = model_of(shape), {"mode": mode, "max_new_bytes": 100, "seed": 0}
     expected = model.generate_bytes(PROMPTS, **settings)
     with torch.autocast("cpu", torch.bfloat16):
@@ -160,11 +161,11 @@ def test_whatever_stands_around_it_generation_is_in_fp32(shape: str, mode: str) 
 @every_shape
 def test_a_plan_of_no_codes_is_no_text(shape: str) -> None:
     model = model_of(shape)
-    state = IncrementalModel(model, 2)
     ids = torch.zeros(2, 3, model.top.vocabulary.slots, dtype=torch.int64)
-    planned, counts = state.plan(ids, torch.zeros(2, dtype=torch.int64), torch.zeros(2, len(model.levels)).long())
+    at_boundary = torch.zeros(2, len(model.levels), dtype=torch.int64)
+    planned, counts = decode_codes(model, ids, torch.tensor([0, 0]), at_boundary)
     assert planned.shape == (2, 0) and counts.tolist() == [0, 0]
-    one, counts = state.plan(ids, torch.tensor([0, 2]), torch.zeros(2, len(model.levels)).long())
+    one, counts = decode_codes(model, ids, torch.tensor([0, 2]), at_boundary)
     assert counts[0] == 0 and 2 <= counts[1] == one.shape[1]
 
 
@@ -213,7 +214,7 @@ def test_finished_rows_cost_nothing(shape: str, mode: str, states: list[Incremen
         alone_texts.append(model.generate_bytes(prompt, **settings))
         alone += sum(states[-1].reads)
     assert model.generate_bytes(PROMPTS, **settings) == alone_texts
-    # A plan looks up from its codes once a block.
+    # A plan checks for the end once a block.
     assert abs(sum(states[-1].reads) - alone) <= (16 if mode == "plan" else 0)
     assert len({len(text) for text in alone_texts}) > 1
 
@@ -248,7 +249,7 @@ def test_memory_is_full_from_the_beginning(shape: str, mode: str, states: list[I
     next(pieces)
     at_first = states[-1].nbytes
     for _ in pieces:
-        assert states[-1].nbytes in (at_first, 0)  # nothing once the row has ended
+        assert states[-1].nbytes in (at_first, 0)  # 0 once the row has ended
 
 
 @pytest.mark.parametrize("mode", ["exact", "speculative"])

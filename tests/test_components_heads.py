@@ -94,9 +94,9 @@ def test_the_folded_head_is_the_head(vocabulary: Vocabulary) -> None:
 
 
 def test_what_is_not_scored_costs_nothing() -> None:
-    nothing = torch.full((4, 2), IGNORED)
+    ignored = torch.full((4, 2), IGNORED)
     for head in (DepthHead(8, TINY), ParallelHead(8, TINY)):
-        assert head.nll(torch.randn(4, 8), nothing).tolist() == [0, 0, 0, 0]
+        assert head.nll(torch.randn(4, 8), ignored).tolist() == [0, 0, 0, 0]
 
 
 def test_eos_is_the_class_after_the_codes_and_bos_is_no_target() -> None:

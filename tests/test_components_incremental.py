@@ -1,4 +1,4 @@
-"""Reading in steps, with some taken back, gives what one forward pass gives."""
+"""Reading in steps, with some rolled back, gives what one forward pass gives."""
 
 import random
 
@@ -29,7 +29,7 @@ def model_of(shape: str) -> HierarchicalAELM:
 @torch.no_grad()
 def hidden_at_once(model: HierarchicalAELM, text: bytes) -> torch.Tensor:
     """(len(text) + 1, D): before each byte of the text and after its last."""
-    tokens = pack_bytes(rows_of([text + b"?"]))  # what stands in the last place changes nothing there
+    tokens = pack_bytes(rows_of([text + b"?"]))  # the last token has no effect there
     return model.predict(tokens, model.compress(tokens))[0][1:]
 
 
@@ -105,6 +105,39 @@ def test_memory_does_not_grow_with_the_text(shape: str) -> None:
 
 
 @every_shape
+@pytest.mark.parametrize("rows_at_once", [1, 8])
+def test_a_long_prompt_is_read_in_large_steps(shape: str, rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state is the one after small steps, whatever follows; short texts lie beside long ones."""
+    monkeypatch.setattr(incremental, "_PREFILL", 40)
+    monkeypatch.setattr(incremental, "_PREFILL_ROWS", rows_at_once)
+    read, steps = IncrementalModel.read, []
+
+    def counted(state: IncrementalModel, rows: torch.Tensor, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        steps.append(ids.shape[1])
+        return read(state, rows, ids, lengths)
+
+    monkeypatch.setattr(IncrementalModel, "read", counted)
+    model, every = model_of(shape), torch.arange(3)
+    texts = [random_text(random.Random(seed), n) for seed, n in enumerate((150, 3, 81))]
+    state, small = (IncrementalModel(model, 3, AHEAD) for _ in range(2))
+    nbytes = state.nbytes
+    state.prefill(texts)
+    assert max(steps) == (40 if rows_at_once == 8 else AHEAD) and state.nbytes == nbytes
+    small._read_texts(texts)
+    torch.testing.assert_close(state.hidden(every), small.hidden(every), atol=1e-4, rtol=0)
+    assert torch.equal(state.open_tokens(every), small.open_tokens(every))
+    for part in (b"and on", b"x", b", y"):
+        ids = torch.tensor([list(part)] * 3)
+        for each in (state, small):
+            each.read(every, ids, torch.full_like(every, len(part)))
+            each.roll_back(every, torch.full_like(every, len(part) // 3))
+        texts = [text + part[: len(part) - len(part) // 3] for text in texts]
+        for hidden, text in zip(state.hidden(every), texts, strict=True):
+            torch.testing.assert_close(hidden, hidden_at_once(model, text)[-1], atol=1e-4, rtol=0)
+        assert torch.equal(state.open_tokens(every), small.open_tokens(every))
+
+
+@every_shape
 def test_codes_one_after_the_other_equal_one_forward_pass(shape: str) -> None:
     """More of them than the rings hold, past all levels; from the middle on one row less, as where a text ends."""
     model, count = model_of(shape), 40
@@ -128,7 +161,7 @@ def test_codes_one_after_the_other_equal_one_forward_pass(shape: str) -> None:
             rows, steps = every[1:], CodeSteps(state, every[1:], count - m)
         contexts.append(steps.read(more[rows, m]))
     bos = torch.full((3, 1, vocabulary.slots), vocabulary.bos)
-    ids = torch.cat([bos, known, more, more[:, :1]], dim=1)  # what stands in the last place changes nothing there
+    ids = torch.cat([bos, known, more, more[:, :1]], dim=1)  # the last token has no effect there
     packing = Packing.from_lengths(torch.full((3,), ids.shape[1]))
     vectors = model.levels[-1].compressor.quantizer.decode(ids.flatten(0, 1).clamp(max=vocabulary.codebook_size - 1))
     vectors = vectors.masked_fill(ids.flatten(0, 1)[:, :1] >= vocabulary.codebook_size, 0.0)
@@ -164,7 +197,7 @@ def test_rows_that_wait_catch_up(shape: str, patience: int, data: st.DataObject)
 
 
 def _wait_and_catch_up(shape: str, data: st.DataObject) -> None:
-    model, every, nothing = model_of(shape), torch.arange(3), torch.zeros(0, dtype=torch.int64)
+    model, every, empty = model_of(shape), torch.arange(3), torch.zeros(0, dtype=torch.int64)
     texts = [random_text(random.Random(seed), 40) for seed in range(3)]
     state, known = IncrementalModel(model, 3, AHEAD), [0, 0, 0]
     for _ in range(data.draw(st.integers(1, 25))):
@@ -174,7 +207,7 @@ def _wait_and_catch_up(shape: str, data: st.DataObject) -> None:
         if len(rows) and count == 1:
             before = state.waiting.clone()
             going, hidden = state.read_byte(rows, torch.tensor([texts[row][known[row]] for row in rows]))
-            stepped = before.index_fill(0, rows, True)  # those that waited before may go on, too
+            stepped = before.index_fill(0, rows, True)  # those that waited before may continue, too
             assert all(stepped[going]) and torch.equal(going, (stepped & ~state.waiting).nonzero()[:, 0])
             assert torch.equal(hidden, state.hidden(going))
         elif len(rows):
@@ -184,11 +217,11 @@ def _wait_and_catch_up(shape: str, data: st.DataObject) -> None:
             known[row] += count
         if state.waiting.any() and data.draw(st.booleans()):
             waited = state.waiting.nonzero()[:, 0]
-            going, hidden = state.read_byte(nothing, nothing)
+            going, hidden = state.read_byte(empty, empty)
             assert torch.equal(going, waited) and not state.waiting.any()
             assert torch.equal(hidden, state.hidden(going))
     if state.waiting.any():
-        state.read_byte(nothing, nothing)
+        state.read_byte(empty, empty)
     plain = IncrementalModel(model, 3, AHEAD)
     plain.prefill([text[:n] for text, n in zip(texts, known, strict=True)])
     torch.testing.assert_close(state.hidden(every), plain.hidden(every), atol=1e-4, rtol=0)

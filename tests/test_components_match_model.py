@@ -1,4 +1,4 @@
-"""MatchModel: what followed the last time, by definition, in the row and the window, and nothing of the future."""
+"""MatchModel: what followed the last time, by definition, in the row and the window, and independent of the future."""
 
 import random
 
@@ -38,7 +38,7 @@ def ngrams_of(tokens: Tokens) -> Tensor:
 
 
 def naive(row: list[int], t: int, size: int) -> int | None:
-    """The token after the last earlier place where row[t - size + 1 : t + 1] ended, at most WINDOW tokens ago."""
+    """The token after the last earlier position where row[t - size + 1 : t + 1] ended, at most WINDOW tokens ago."""
     if t < size - 1:
         return None
     gram = row[t - size + 1 : t + 1]
@@ -62,7 +62,7 @@ def test_it_finds_what_followed_last_time(vocabulary: Vocabulary, rows: list[lis
 @settings(max_examples=80)
 @given(rows=rows_of_tokens, data=st.data())
 def test_steps_find_the_same_whatever_was_taken_back(rows: list[list[int]], data: st.DataObject) -> None:
-    """Rows come some tokens at a time; before each step, others come and are taken back."""
+    """Rows come some tokens at a time; before each step, others come and are rolled back."""
     ahead, model, tokens = 3, model_of(CODES), tokens_of(rows, CODES)
     expected = model.followers(tokens, ngrams_of(tokens))
     memory = MatchMemory(model, len(rows), ahead, torch.device("cpu"))
@@ -97,6 +97,6 @@ def test_a_match_says_nothing_of_what_is_to_come() -> None:
     row = [random_.randrange(3) for _ in range(60)]
     model = model_of(BYTES)
     before = model.followers(tokens_of([row], BYTES), ngrams_of(tokens_of([row], BYTES)))
-    for place in range(1, 60):
-        changed = tokens_of([row[:place] + [(x + 1) % 3 for x in row[place:]]], BYTES)
-        assert torch.equal(model.followers(changed, ngrams_of(changed))[:place], before[:place])
+    for position in range(1, 60):
+        changed = tokens_of([row[:position] + [(x + 1) % 3 for x in row[position:]]], BYTES)
+        assert torch.equal(model.followers(changed, ngrams_of(changed))[:position], before[:position])

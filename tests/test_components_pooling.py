@@ -49,8 +49,8 @@ def test_pooling_equals_a_loop_over_segments(lengths: list[int]) -> None:
     expected = []
     for part in x.split(lengths):
         keys, values = pool.to_key_value(part).chunk(2, dim=1)
-        place = [min(i, 5) for i in range(len(part))]  # later places count as the last that is told apart
-        weights = (keys @ pool.queries.T + pool.position_preference[place]).softmax(0)
+        offset = [min(i, 5) for i in range(len(part))]  # later ones count as the last that is distinguished
+        weights = (keys @ pool.queries.T + pool.position_preference[offset]).softmax(0)
         expected.append((weights.T @ values).flatten())
     torch.testing.assert_close(pool(x, segments_of(lengths)), torch.stack(expected), atol=1e-5, rtol=1e-4)
 

@@ -33,8 +33,8 @@ def test_slopes_are_differences_between_codes_of_the_lattice(levels: tuple[int, 
                 others = [i for i in range(len(levels)) if i != dimension]
                 line = [k for k in range(size) if torch.equal(book[k, others], book[code, others])]
                 line.sort(key=lambda k, dimension=dimension: float(book[k, dimension]))
-                place = line.index(code)
-                low, high = line[max(place - 1, 0)], line[min(place + 1, len(line) - 1)]
+                index = line.index(code)
+                low, high = line[max(index - 1, 0)], line[min(index + 1, len(line) - 1)]
                 rise = nats[slot][row, high] - nats[slot][row, low]
                 expected = rise / (book[high, dimension] - book[low, dimension])
                 torch.testing.assert_close(found[row, slot, dimension], expected)

@@ -120,6 +120,8 @@ def test_a_wrong_configuration_is_refused(wrong: dict[str, object]) -> None:
         ({"max_new_bytes": None}, "max_new_bytes"),
         ({"top_k": 1.5}, "top_k"),
         ({"temperature": "1"}, "temperature"),
+        ({"temperature": float("inf")}, "temperature must be .* finite, not inf"),
+        ({"temperature": float("nan")}, "temperature must be .* finite, not nan"),
         ({"stop": None}, "stop must be a list"),
         ({"no_repeat_ngram_size": 2000}, r"no_repeat_ngram_size \(2000\) must not be above repetition_window"),
     ],

@@ -1,4 +1,4 @@
-"""Parts of segments: a text cut further is the same text, and what does not come back whole comes back in parts."""
+"""Parts of segments: a text cut further is the same text, and what is not reconstructed whole is in parts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import SHAPES, losses_of, padded, random_text, rows_of, tiny_model
-from tiny_reconstruction import trained
+from tiny_reconstruction import searched, trained
 from torch import Tensor
 
 from abstractinator.components.hierarchical.byte_segment_compressor import Compressed
 from abstractinator.components.hierarchical.level import Level
 from abstractinator.components.hierarchical.measures import reconstructed_bytes
-from abstractinator.components.hierarchical.repair import _searched
 from abstractinator.components.hierarchical.segment_parts import cut_in_two, with_parts
 from abstractinator.components.hierarchical.segmentation import (
     SegmentationConfig,
@@ -65,7 +64,7 @@ def test_a_cut_segment_is_two_and_all_others_stay(texts: list[bytes], length: in
     assert contents(tokens, cut) == expected
     assert cut.packing.lengths.tolist() == row_counts
     assert cut.of_token.tolist() == [i for i, part in enumerate(expected) for _ in part]
-    assert cut.offsets.tolist() == [place for part in expected for place in range(len(part))]
+    assert cut.offsets.tolist() == [offset for part in expected for offset in range(len(part))]
     # What a token was expected in does not tell that this was cut: it is known by its first part.
     assert cut.context.tolist() == [first_of[context] for context in segments.context.tolist()]
 
@@ -117,7 +116,7 @@ def test_parts_of_codes_have_the_vectors_of_their_codes() -> None:
 
 
 def errors(level: Level, compressed: Compressed) -> Tensor:
-    """(S,) tokens of each segment that do not come back from its codes' ids."""
+    """(S,) tokens of each segment that are not reconstructed from its codes' ids."""
     vectors = level.compressor.quantizer.decode(compressed.codes.ids.clamp(max=compressed.codes.vocabulary.eos - 2))
     return level.expander.errors(vectors, compressed.tokens, compressed.segments)
 
@@ -131,7 +130,7 @@ def test_what_is_decoded_wrongly_is_cut_and_nothing_else(kind: str) -> None:
     whole, repaired = (level.compress(tokens, repair=repair) for repair in (False, True))
     assert torch.equal(repaired.tokens.ids, tokens.ids)
     # As searched codes: each segment that is still there has those, whatever was cut beside it.
-    again = _searched(level.compressor.encode(tokens, repaired.segments), level.compressor, level.expander)
+    again = searched(level, level.compressor.encode(tokens, repaired.segments))
     assert torch.equal(repaired.codes.ids, again.codes.ids)
     plain = ~repaired.codes.special
     decoded = level.compressor.quantizer.decode(repaired.codes.ids[plain])
@@ -139,8 +138,8 @@ def test_what_is_decoded_wrongly_is_cut_and_nothing_else(kind: str) -> None:
 
     wrong = (errors(level, repaired) > 0) & plain
     assert (repaired.segments.lengths[wrong] == 1).all()
-    searched = _searched(whole.encoded, level.compressor, level.expander)
-    lost = (errors(level, replace(whole, encoded=searched)) > 0) & ~whole.codes.special & (whole.segments.lengths > 1)
+    best = searched(level, whole.encoded)
+    lost = (errors(level, replace(whole, encoded=best)) > 0) & ~whole.codes.special & (whole.segments.lengths > 1)
     starts = (repaired.segments.offsets == 0).nonzero()[:, 0]
     pieces = torch.bincount(whole.segments.of_token[starts], minlength=len(lost))
     assert torch.equal(pieces > 1, lost)
@@ -189,12 +188,12 @@ def test_training_learns_parts_and_no_likelihood_counts_them() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fsq", "vq"])
-def test_more_of_an_unknown_text_comes_back_from_its_parts(kind: str) -> None:
+def test_more_of_an_unknown_text_is_reconstructed_from_its_parts(kind: str) -> None:
     model, rows = trained(kind)
     unknown = rows[:, 1:].flip(1)[:8]
     tokens = pack_bytes(unknown[:, (unknown != BYTES.pad).all(0)])
-    back = []
+    right = []
     for repair in (False, True):
         level = model.compress(tokens, repair=repair)[0]
-        back.append(float(reconstructed_bytes(model, level.codes, tokens, level.segments.of_token).float().mean()))
-    assert back[1] > back[0] + 0.2
+        right.append(float(reconstructed_bytes(model, level.codes, tokens, level.segments.of_token).float().mean()))
+    assert right[1] > right[0] + 0.2

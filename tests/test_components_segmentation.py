@@ -68,7 +68,7 @@ def naive_starts(
     expected: list[bool] = []
     length, gathered = 0, 0.0
     for t, (_, h) in enumerate(row):
-        h = h if t else 0.0  # nothing is known of what a row begins with
+        h = h if t else 0.0  # a row's first token has no entropy
         before = row[t - 1][1] if t > 1 else math.inf
         holds = rule == "information" and gathered + h > threshold
         holds |= rule == "increase" and h > before + threshold
@@ -92,9 +92,9 @@ def test_segments_begin_where_the_rule_says(rule: str, rows: list[Row], shortest
     assert expected_of(segments) == [e and s for es in naive for e, s in zip(*es, strict=True)]
 
     # What else Segments holds follows from where they begin.
-    place = [i for i, start in enumerate(starts) if start]
-    assert segments.first_tokens.tolist() == place
-    assert segments.lengths.tolist() == [b - a for a, b in zip(place, [*place[1:], len(starts)], strict=True)]
+    firsts = [i for i, start in enumerate(starts) if start]
+    assert segments.first_tokens.tolist() == firsts
+    assert segments.lengths.tolist() == [b - a for a, b in zip(firsts, [*firsts[1:], len(starts)], strict=True)]
     assert segments.of_token.tolist() == [sum(starts[: i + 1]) - 1 for i in range(len(starts))]
     assert segments.packing.lengths.tolist() == [sum(s) for _, s in naive]
 
@@ -103,7 +103,7 @@ def test_segments_begin_where_the_rule_says(rule: str, rows: list[Row], shortest
 @settings(max_examples=60)
 @given(row=row.filter(lambda r: len(r) > 1), data=st.data())
 def test_steps_find_the_same_boundaries(rule: str, row: Row, data: st.DataObject) -> None:
-    """Some tokens at a time, each chunk going on from any token of the one before."""
+    """Some tokens at a time, each chunk continuing from any token of the one before."""
     shortest = data.draw(st.integers(1, 3))
     segmenter = segmenter_of(rule, shortest=shortest)
     expected, _ = naive_starts(rule, row, 1.25, 3 if rule == "fixed" else 4, shortest)

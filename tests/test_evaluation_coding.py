@@ -1,5 +1,4 @@
-"""The check that ends all debate: a text coded with the probabilities that were scored takes the score's bits, and
-comes back."""
+"""A text coded with the probabilities that were scored takes as many bits as its score, and is decoded exactly."""
 
 from __future__ import annotations
 
@@ -27,9 +26,9 @@ SLACK = 2.1  # bits: what ending a code takes, and rounding frequencies
 def code_bytes(model: HierarchicalAELM, coder: Coder, passage: Passage, length: int) -> bytes:
     """Codes `length` bytes one by one on the predict path; an Encoder takes them from the passage."""
     done = b""
-    for place in range(length):
+    for index in range(length):
         logits = next_byte_logits(model, [Passage(passage.context + done, b"\0")])[0]
-        true = passage.continuation[place] if isinstance(coder, Encoder) else None
+        true = passage.continuation[index] if isinstance(coder, Encoder) else None
         done += bytes([coder.symbol(logits, true)])
     return done
 
@@ -101,17 +100,17 @@ def _code_top(model: HierarchicalAELM, coder: Coder, tree: Tree, codes: int) -> 
         vectors = vectors_of(model.levels[-1], ids)
         return Tokens(ids, packing, top.vocabulary, vectors)
 
-    for place in range(tree.firsts[-1], codes):
-        true = tree.ids[-1][place].tolist() if isinstance(coder, Encoder) else [None] * top.vocabulary.slots
+    for index in range(tree.firsts[-1], codes):
+        true = tree.ids[-1][index].tolist() if isinstance(coder, Encoder) else [None] * top.vocabulary.slots
         ids = torch.cat([ids, torch.zeros(1, top.vocabulary.slots, dtype=torch.int64)])
-        context = top(known())[-1:]  # what stands at a place does not enter the context before it
+        context = top(known())[-1:]  # a code has no effect on the context before it
         for slot in range(top.vocabulary.slots):
-            ids[place, slot] = coder.symbol(top.head.slot_logits(context, ids[place:, :slot])[0], true[slot])
+            ids[index, slot] = coder.symbol(top.head.slot_logits(context, ids[index:, :slot])[0], true[slot])
     return known()
 
 
 def _code_level(level: Level, coder: Coder, tree: Tree, i: int, codes: Tokens) -> Tokens:
-    """The tokens of every segment given its code, place by place, to its end."""
+    """The tokens of every segment given its code, position by position, to its end."""
     expander, size = level.expander, level.compressor.vocabulary.codebook_size
     hidden = expander.position_vectors(vectors_of(level, codes.ids))
     slots = [slot.view(len(hidden), expander.longest, -1) for slot in expander.head.logits(hidden.flatten(0, 1))]
@@ -125,13 +124,13 @@ def _code_level(level: Level, coder: Coder, tree: Tree, i: int, codes: Tokens) -
             true = (
                 tree.ids[i][start : start + tree.lengths[i][segment]].tolist() if isinstance(coder, Encoder) else None
             )
-            for place in range(expander.longest):
+            for index in range(expander.longest):
                 ends = [size] + [0] * (len(slots) - 1)
-                symbols = [*true, ends][place] if true is not None else [None] * len(slots)
-                first = coder.symbol(slots[0][segment, place], symbols[0])
+                symbols = [*true, ends][index] if true is not None else [None] * len(slots)
+                first = coder.symbol(slots[0][segment, index], symbols[0])
                 if first == size:
                     break
-                others = [coder.symbol(slots[q][segment, place], symbols[q]) for q in range(1, len(slots))]
+                others = [coder.symbol(slots[q][segment, index], symbols[q]) for q in range(1, len(slots))]
                 rows.append([first, *others])
         lengths.append(len(rows) - start)
     return Tokens(torch.tensor(rows), Packing.from_lengths(torch.tensor([len(rows)])), level.compressor.vocabulary)

@@ -35,7 +35,7 @@ def segment_starts(model: HierarchicalAELM, text: bytes) -> list[int]:
     code = compressed[0].segments.of_token
     for level in compressed[1:]:
         code = level.segments.of_token[code]
-    return [place for place in range(len(text)) if code[place + 1] != code[place]]
+    return [position for position in range(len(text)) if code[position + 1] != code[position]]
 
 
 @pytest.mark.parametrize("context", [b"", b"the cat sat o", b"\xff\x00 \xe2\x82"])
@@ -75,10 +75,13 @@ def test_batch_padding_and_order_change_nothing(shape: str, weights: str, score:
 def test_no_later_byte_changes_what_was_said_before(shape: str, weights: str) -> None:
     model, text = model_of(shape, weights), TEXT[:24]
     before = next_byte_logits(model, [Passage(b"", text)]).log_softmax(-1)
-    changed = [Passage(b"", text[:place] + bytes([text[place] ^ 5]) + text[place + 1 :]) for place in range(len(text))]
+    changed = [
+        Passage(b"", text[:position] + bytes([text[position] ^ 5]) + text[position + 1 :])
+        for position in range(len(text))
+    ]
     after = next_byte_logits(model, changed).log_softmax(-1).view(len(text), len(text), -1)
-    for place in range(len(text)):
-        assert torch.allclose(after[place, : place + 1], before[: place + 1], atol=1e-4)
+    for position in range(len(text)):
+        assert torch.allclose(after[position, : position + 1], before[: position + 1], atol=1e-4)
     assert not torch.allclose(after[3, 4:], before[4:], atol=1e-4)
 
 
@@ -107,9 +110,9 @@ def test_two_parts_of_a_whole_text_are_the_loss_of_the_training(shape: str, weig
 def test_two_parts_pay_for_the_whole_first_segment(shape: str, weights: str) -> None:
     model = model_of(shape, weights)
     starts = segment_starts(model, TEXT)
-    for place in range(1, len(TEXT) - 1, 5):
-        start = max(begin for begin in starts if begin <= place)
-        paid, segment = two_part(model, Passage(TEXT[:place], TEXT[place:]), Passage(TEXT[:start], TEXT[start:]))
+    for position in range(1, len(TEXT) - 1, 5):
+        start = max(begin for begin in starts if begin <= position)
+        paid, segment = two_part(model, Passage(TEXT[:position], TEXT[position:]), Passage(TEXT[:start], TEXT[start:]))
         assert paid == pytest.approx(segment, abs=1e-3)
 
 

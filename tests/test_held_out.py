@@ -25,9 +25,8 @@ def packed(segments: list[list[int]]) -> Tokens:
     return pack_bytes(torch.tensor([[token for segment in segments for token in segment]]))
 
 
-def back(decoded: list[list[int]]) -> str:
-    """SEGMENTS, and beneath them what their codes become → `+` for a byte that came back and `-` for one that did
-    not."""
+def reconstructed(decoded: list[list[int]]) -> str:
+    """SEGMENTS, and what their codes are decoded to → `+` for a byte that is right and `-` for one that is not."""
     tokens = packed(SEGMENTS)
     code_of_byte = torch.tensor([s for s, segment in enumerate(SEGMENTS) for _ in segment])
     codes = Tokens(torch.zeros(len(SEGMENTS), 1).long(), Packing.from_lengths(torch.tensor([4])), Vocabulary(16))
@@ -53,8 +52,8 @@ def back(decoded: list[list[int]]) -> str:
     ],
     ids=str,
 )
-def test_a_byte_is_back_at_its_place_in_a_segment_of_the_right_length(decoded: list[list[int]], right: str) -> None:
-    assert back(decoded) == right
+def test_a_byte_is_right_at_its_offset_in_a_segment_of_the_right_length(decoded: list[list[int]], right: str) -> None:
+    assert reconstructed(decoded) == right
 
 
 @pytest.mark.parametrize("shape", ["information", "threshold-fixed"])

@@ -13,9 +13,12 @@ from torch import Tensor
 from abstractinator.components.bottlenecks.fsq import FSQConfig
 from abstractinator.components.bottlenecks.kinds import QuantizerConfig
 from abstractinator.components.bottlenecks.vq import VQConfig
+from abstractinator.components.hierarchical.byte_segment_compressor import Encoded
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.hierarchy import ModelConfig
+from abstractinator.components.hierarchical.level import Level
+from abstractinator.components.hierarchical.repair import verified
 
 
 def untrained(kind: str) -> HierarchicalAELM:
@@ -66,3 +69,10 @@ def trained(kind: str) -> tuple[HierarchicalAELM, Tensor]:
         mean_loss(model, batch).backward()
         optimizer.step()
     return model.eval(), rows
+
+
+def searched(level: Level, encoded: Encoded) -> Encoded:
+    """With the codes that a search finds; no segment is split."""
+    distinct = encoded.distinct
+    better, _ = verified(encoded.quantized, distinct.tokens, distinct.segments, level.compressor, level.expander)
+    return Encoded.of(distinct, better, encoded.codes.packing, encoded.codes.vocabulary)

@@ -43,13 +43,13 @@ class EMACodebook(nn.Module):
         self.register_buffer("started", torch.tensor(False))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z: (S, D) → indices (S,), codes (S, D); in training the codebook follows z."""
+        """z: (S, D) → indices (S,), codes (S, D); in training the codebook moves to z."""
         if self.training and len(z) and not self.started:
             self._start(z.detach())
         indices = nearest_code(z, self.codes)
         chosen = self.codes[indices]
         if self.training and len(z):
-            self._follow(z.detach(), indices)
+            self._move(z.detach(), indices)
         return indices, chosen
 
     def of(self, indices: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class EMACodebook(nn.Module):
         self.started.fill_(True)
 
     @torch.no_grad()
-    def _follow(self, z: Tensor, indices: Tensor) -> None:
+    def _move(self, z: Tensor, indices: Tensor) -> None:
         # Index-add in place: no S×K one-hot matrix and no second K×D array.
         keep = 1 - self.decay
         self.counts.mul_(self.decay).index_add_(0, indices, torch.ones_like(z[:, 0]), alpha=keep)
@@ -79,13 +79,13 @@ class EMACodebook(nn.Module):
 
     def _revive(self, dead: Tensor, z: Tensor) -> None:
         """Moves dead codes onto vectors of the batch, with the count of an evenly used code."""
-        places = dead.nonzero()[:, 0]
-        picks = torch.randint(len(z), (len(places),), device=z.device)
+        slots = dead.nonzero()[:, 0]
+        picks = torch.randint(len(z), (len(slots),), device=z.device)
         even = max(len(z) / len(self.codes), 1e-3)
-        self.counts[places] = even
-        for place, pick in zip(places.split(4096), picks.split(4096), strict=True):  # all K may be dead at once
+        self.counts[slots] = even
+        for slot, pick in zip(slots.split(4096), picks.split(4096), strict=True):  # all K may be dead at once
             vectors = z[pick].to(self.codes.dtype)
-            self.codes[place], self.sums[place] = vectors, vectors * even
+            self.codes[slot], self.sums[slot] = vectors, vectors * even
 
 
 class FrozenCodebook(nn.Module):

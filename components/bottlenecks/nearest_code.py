@@ -36,8 +36,8 @@ def _has_triton() -> bool:
 
 
 def nearest_in_blocks(z: Tensor, codebook: Tensor, *, scratch_bytes: int = 16 << 20) -> Tensor:
-    """`nearest_code`, with the best of each block folded into the best so far, in a scratch of at most so many
-    bytes."""
+    """`nearest_code`, with the best of each block folded into the best so far, in a scratch of at most
+    `scratch_bytes`."""
     block = min(len(codebook), 2048)
     rows = max(1, scratch_bytes // (4 * block))
     scratch = z.new_empty(min(rows, len(z)) * block)  # one for all blocks: fresh memory costs page faults

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 _VECTORS, _CODES, _WIDTH = 128, 128, 64  # of a tile
-_STRETCH = 4096  # codes that a program looks at, at most: so there are enough programs also where vectors are few
+_STRETCH = 4096  # codes that a program reads, at most: so there are enough programs also where vectors are few
 
 
 def nearest_in_tiles(z: Tensor, codebook: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ def _nearest(  # type: ignore[no-untyped-def]
             scores = tl.dot(part, tile, scores, input_precision="tf32x3")
         halves = tl.load(half_norms + code, mask=code < codes, other=float("inf"))
         scores = scores - halves[None, :]
-        score, place = tl.max(scores, axis=1, return_indices=True)
+        score, at = tl.max(scores, axis=1, return_indices=True)
         closer = score > best
         best = tl.where(closer, score, best)
-        where = tl.where(closer, place.to(tl.int64) + first, where)
+        where = tl.where(closer, at.to(tl.int64) + first, where)
     tl.store(best_out + tl.program_id(1) * vectors + row, best, mask=row < vectors)
     tl.store(where_out + tl.program_id(1) * vectors + row, where, mask=row < vectors)

@@ -42,7 +42,7 @@ def check_running_means(decay: float, commitment: float, revive_after: float) ->
 
 
 class VQ(SplitQuantizer):
-    """Each of Q parts of a vector becomes the nearest code of a codebook that follows the vectors."""
+    """Each of Q parts of a vector becomes the nearest code of a codebook of running means."""
 
     def __init__(self, config: VQConfig, width: int) -> None:
         part = part_width(config, width)

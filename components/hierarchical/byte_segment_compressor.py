@@ -35,7 +35,7 @@ from abstractinator.components.transformer import ResidualMLP, RMSNorm
 class CompressorConfig:
     """entropy_model, segmentation, quantizer: see there.
 
-    value_width: numbers that each place of a segment gets; a segment's vector has `width` of them, place by place.
+    value_width: numbers for each position of a segment; its vector has `width` of them, position by position.
     layers, mlp_width: residual SwiGLU blocks between pooling and quantizer.
     """
 
@@ -135,6 +135,7 @@ class ByteSegmentCompressor(nn.Module):
         self.norm = RMSNorm(config.width)
         self.quantizer = quantizer_of(config.quantizer, config.width, groups=longest)
         self.register_buffer("frozen", torch.tensor(False))
+        self.is_frozen = False  # the same, for which no GPU has to be waited for
         self.register_load_state_dict_post_hook(_stay_frozen)
 
     def forward(self, tokens: Tokens) -> Compressed:
@@ -144,16 +145,17 @@ class ByteSegmentCompressor(nn.Module):
         return Compressed(tokens, segments, entropies, nll, self.encode(tokens, segments))
 
     def measure(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
-        """Entropies (T,) and nats (T,) of the entropy model; None for rules without one, no nats where it does not
-        learn (see Compressed)."""
+        """Entropies (T,) and −log p (T,) of the entropy model; None for rules without one, and no −log p where it does
+        not learn (see Compressed)."""
         if self.entropy_model is None:
             return None, None
-        if self.frozen or not torch.is_grad_enabled():
+        if self.is_frozen or not torch.is_grad_enabled():
             return self.entropy_model.entropies(tokens), None
         return self.entropy_model(tokens)
 
     def freeze(self) -> None:
         """Ends the training of entropy model and threshold, for good: boundaries stay where they are."""
+        self.is_frozen = True
         self.frozen.fill_(True)
         if self.entropy_model is not None:
             self.entropy_model.requires_grad_(False)
@@ -168,22 +170,25 @@ class ByteSegmentCompressor(nn.Module):
         distinct = distinct_segments(tokens, segments)
         if self.training and torch.is_grad_enabled():
             distinct = with_parts(distinct)
-        quantized = self._quantize(distinct.tokens, distinct.segments)
+        quantized = self.quantize(distinct.tokens, distinct.segments)
         return Encoded.of(distinct, quantized, segments.packing, self.code_vocabulary)
 
     def encode_each(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, Q) the codes of `encode`, for a few segments that need not be compared with each other."""
         first = tokens.ids[segments.first_tokens, :1]
         codes = self.quantizer(self.pooled(tokens, segments)).codes
-        return torch.where(first < self.vocabulary.codebook_size, codes, self._special_code(first))
+        return torch.where(
+            self.vocabulary.is_special(first), self.code_vocabulary.special_from(self.vocabulary, first), codes
+        )
 
-    def _quantize(self, tokens: Tokens, segments: Segments) -> Quantized:
-        """S segments, special ones among them, which have zeros as their vectors."""
+    def quantize(self, tokens: Tokens, segments: Segments) -> Quantized:
+        """The codes of S segments, special ones among them, which have zeros as their vectors."""
         first = segments.first_tokens
         special = tokens.special[first]  # (S,)
         plain = (~special).nonzero()[:, 0]
         quantized = self.quantizer(gather_rows(self.pooled(tokens, segments), plain))
-        ids = self._special_code(tokens.ids[first, :1]).repeat(1, self.code_vocabulary.slots)
+        ids = self.code_vocabulary.special_from(self.vocabulary, tokens.ids[first, :1])
+        ids = ids.repeat(1, self.code_vocabulary.slots)
         ids[plain] = quantized.codes
 
         def among_zeros(x: Tensor) -> Tensor:
@@ -191,10 +196,6 @@ class ByteSegmentCompressor(nn.Module):
 
         lattice = None if quantized.lattice is None else among_zeros(quantized.lattice)
         return Quantized(among_zeros(quantized.vectors), ids, quantized.loss, lattice)
-
-    def _special_code(self, token: Tensor) -> Tensor:
-        """The number of a special token among the codes."""
-        return token - self.vocabulary.codebook_size + self.code_vocabulary.codebook_size
 
     def pooled(self, tokens: Tokens, segments: Segments) -> Tensor:
         """(S, D) what the quantizer reads: a function of each segment's own tokens."""
@@ -206,5 +207,6 @@ class ByteSegmentCompressor(nn.Module):
 
 def _stay_frozen(compressor: ByteSegmentCompressor, _: object) -> None:
     """Once weights are loaded: those that were frozen are so again."""
-    if compressor.frozen:
+    compressor.is_frozen = bool(compressor.frozen)
+    if compressor.is_frozen:
         compressor.freeze()

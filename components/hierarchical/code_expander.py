@@ -2,7 +2,7 @@
 
 Two ways down share a level:
 
-    decompress   given a segment's quantized vector alone, its tokens: all segments and all places at once
+    decompress   given a segment's quantized vector alone, its tokens: all segments and all positions at once
     predict      given the context before a segment and the tokens so far, the next token
 
 Letters: T packed tokens, S packed segments, L longest segment, D width, Q slots, K codes of the lower level.
@@ -33,7 +33,7 @@ from abstractinator.components.transformer import (
 class ExpanderConfig:
     """Both ways down of one level.
 
-    position_width: P, width of the vector that each place of a segment gets. layers, mlp_width: of the residual
+    position_width: P, width of the vector that each position of a segment gets. layers, mlp_width: of the residual
     SwiGLU blocks that make these vectors, side by side, from a quantized vector. predictor: the transformer over
     tokens that continues them from context. ngram_*, match_*: see TokenEmbedding, for the predictor.
     """
@@ -103,31 +103,30 @@ class CodeExpander(nn.Module):
     # decompress: quantized vectors → tokens
 
     def position_vectors(self, vectors: Tensor) -> Tensor:
-        """Quantized vectors (S, D) → (S, L, P): a hidden vector for each place."""
+        """Quantized vectors (S, D) → (S, L, P): a hidden vector for each position."""
         x = self.blocks(self.from_vector(vectors)).view(len(vectors), self.longest, self.config.position_width)
         return self.position_norm(self.position_mlp(x))
 
     def reconstruction_nll(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
         """−log p(tokens of the segment | its code), its end included: vectors (S, D) of the codes → (S,) nats.
 
-        The end is not coded after the longest possible segment, where nothing else can come; special segments
-        cost nothing.
+        The end is not coded after the longest possible segment, where it is certain; special segments cost 0.
         """
         index, offsets, targets = self._targets(tokens, segments)
         hidden = gather_rows(self.position_vectors(vectors).flatten(0, 1), index * self.longest + offsets)
         return _summed(self.head.nll(hidden, targets), index, len(vectors))
 
     @torch.no_grad()
-    def verdict(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor]:
-        """`reconstruction_nll` (S,) and `errors` (S,) of plain segments from one look."""
+    def verify(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor]:
+        """`reconstruction_nll` (S,) and `errors` (S,) of plain segments, from one pass."""
         index, offsets, targets = self._targets(tokens, segments)
         hidden = self.position_vectors(vectors)
         logits = self.head.logits(hidden.flatten(0, 1))
-        chosen = [slot.view(len(vectors), self.longest, -1)[index, offsets] for slot in logits]
+        chosen = [slot.view(len(vectors), self.longest, slot.shape[-1])[index, offsets] for slot in logits]
         return _summed(nll_of(chosen, targets), index, len(vectors)), self._errors(logits, tokens, segments)
 
     def _targets(self, tokens: Tokens, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
-        """Segment (P,), place (P,) and target (P, Q) of every token and every end that is coded."""
+        """Segment (P,), offset (P,) and target (P, Q) of every token and every end that is coded."""
         plain = ~tokens.special[segments.first_tokens]  # (S,)
         inside = plain[segments.of_token]
         ends = (plain & (segments.lengths < self.longest)).nonzero()[:, 0]
@@ -141,12 +140,12 @@ class CodeExpander(nn.Module):
     def expand(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The most probable tokens of all segments, in one step: (S, D) → ids (S, L, Q) and lengths (S,).
 
-        CacheEntries from a segment's length on hold nothing of meaning.
+        Ids from a segment's length on have no meaning.
         """
         return self._most_probable(self.head.logits(self.position_vectors(vectors).flatten(0, 1)))
 
     def _most_probable(self, logits: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits of all places, per slot (S·L, K) → ids (S, L, Q) and lengths (S,)."""
+        """Logits of all positions, per slot (S·L, K) → ids (S, L, Q) and lengths (S,)."""
         size = self.vocabulary.codebook_size
         first = logits[0].view(-1, self.longest, size + 1)
         ends = first.argmax(-1) == size
@@ -157,13 +156,13 @@ class CodeExpander(nn.Module):
 
     @torch.no_grad()
     def errors(self, vectors: Tensor, tokens: Tokens, segments: Segments) -> Tensor:
-        """(S,) how many tokens of each segment `expand` gets wrong: wrong ones, missing ones and those too many."""
+        """(S,) how many tokens of each segment `expand` gets wrong: wrong, missing and superfluous ones."""
         return self._errors(self.head.logits(self.position_vectors(vectors).flatten(0, 1)), tokens, segments)
 
     def _errors(self, logits: list[Tensor], tokens: Tokens, segments: Segments) -> Tensor:
         ids, lengths = self._most_probable(logits)
-        there = segments.offsets < lengths[segments.of_token]
-        right = there & (ids[segments.of_token, segments.offsets.clamp(max=self.longest - 1)] == tokens.ids).all(1)
+        inside = segments.offsets < lengths[segments.of_token]
+        right = inside & (ids[segments.of_token, segments.offsets.clamp(max=self.longest - 1)] == tokens.ids).all(1)
         errors = (lengths - segments.lengths).clamp(min=0)
         return errors.index_add(0, segments.of_token, (~right).to(errors.dtype))
 
@@ -173,13 +172,13 @@ class CodeExpander(nn.Module):
         """(T, D') what is known of token t before it: from tokens < t and the context of its segment.
 
         context: (S, C), vector s made from segments before s alone. Token t itself, and whether it turned out
-        special, change nothing here: see Segments.context.
+        special, has no effect here: see Segments.context.
         """
         x = tokens.packing.shift(self.embedding(tokens), self.start)
         x = x + gather_rows(self.from_context(context), segments.context)
         return self.predictor(x, tokens.packing)
 
 
-def _summed(nats: Tensor, segment: Tensor, count: int) -> Tensor:
-    """(P,) nats and the segment of each → (S,) their sums."""
-    return nats.new_zeros(count).index_add(0, segment, nats)
+def _summed(nll: Tensor, segment: Tensor, count: int) -> Tensor:
+    """(P,) nll and the segment of each → (S,) their sums."""
+    return nll.new_zeros(count).index_add(0, segment, nll)

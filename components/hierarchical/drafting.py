@@ -1,6 +1,6 @@
-"""What the text may go on with, for `speculative`: the plan of the open segment of the top level.
+"""How the text may continue, for `speculative`: the plan of the open segment of the top level.
 
-A draft is a guess, and whatever it is, the text comes out as `exact` would have it; a good one saves steps.
+A draft is a guess. The text is the one of `exact` with any guess; a good one saves steps.
 
 Letters: R rows, M candidates, C width of a context, Q codes a segment.
 """
@@ -14,20 +14,21 @@ from torch import Tensor
 
 from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.incremental_model import IncrementalModel
+from abstractinator.components.hierarchical.plan import decode_codes
 
 CANDIDATES = 8
 LONGEST = 8  # bytes of a draft
-WORTH = 2.0  # bytes that a plan must save to pay for itself, about
+MIN_GAIN = 2.0  # bytes that a plan must save to pay for itself, about
 PATIENCE = 16  # segments after which a plan is tried again where the last ones did not pay
-ROWS = 4  # texts that are drafted at once; more of them share each step, and to save one a row saves none
+ROWS = 4  # texts that are drafted together; more of them share each step, so that saving steps of one saves no time
 
 
 @dataclass
 class _Plan:
     """Of one row: what its open segment may be, and whether plans pay there.
 
-    codes: top codes read when this was made. candidates: what the text may go on with, none where nothing was planned.
-    since: what it went on with. saved: bytes that were guessed right. gain: mean of `saved` over the plans before.
+    codes: top codes read when this was made. candidates: how the text may continue, empty without a plan.
+    since: how it continued. saved: bytes that were guessed right. gain: running mean of `saved` over the plans before.
     waited: segments since the last plan.
     """
 
@@ -35,7 +36,7 @@ class _Plan:
     candidates: list[bytes] = field(default_factory=list)
     since: bytearray = field(default_factory=bytearray)
     saved: int = 0
-    gain: float = WORTH
+    gain: float = MIN_GAIN
     waited: int = 0
 
     def next(self, codes: int) -> _Plan:
@@ -45,8 +46,8 @@ class _Plan:
         return _Plan(codes, gain=0.75 * self.gain + 0.25 * self.saved)
 
     @property
-    def is_worth_a_try(self) -> bool:
-        return self.gain >= WORTH or self.waited >= PATIENCE
+    def pays(self) -> bool:
+        return self.gain >= MIN_GAIN or self.waited >= PATIENCE
 
 
 class Drafts:
@@ -75,12 +76,12 @@ class Drafts:
         new = {row: count for row, count in zip(numbers, codes, strict=True) if self.plans[row].codes != count}
         for row, count in new.items():
             self.plans[row] = self.plans[row].next(count)
-        if worth := [row for row in new if self.plans[row].is_worth_a_try]:
-            self._plan(torch.tensor(worth, device=rows.device))
+        if paying := [row for row in new if self.plans[row].pays]:
+            self._plan(torch.tensor(paying, device=rows.device))
         return [self._draft(self.plans[row], byte) for row, byte in zip(numbers, upcoming, strict=True)]
 
     def accept(self, row: int, byte: int, guess: bytes) -> None:
-        """The byte was read, and of the guess behind it so much was right."""
+        """The byte was read, and of the guess behind it this part was right."""
         if self.rests:
             return
         plan = self.plans[row]
@@ -97,7 +98,7 @@ class Drafts:
         context = self.state.top.upcoming(rows)
         codes = self._probable_codes(context)  # (R·M, Q)
         opened = self.state.open_tokens(rows).repeat_interleave(count, 0)
-        drafted, lengths = self.state.plan(codes[:, None], torch.ones_like(codes[:, 0]), opened)
+        drafted, lengths = decode_codes(self.model, codes[:, None], torch.ones_like(codes[:, 0]), opened)
         texts = [bytes(text[:length]) for text, length in zip(drafted.tolist(), lengths.tolist(), strict=True)]
         for i, row in enumerate(rows.tolist()):
             self.plans[row].candidates = list(dict.fromkeys(texts[i * count : (i + 1) * count]))
@@ -105,8 +106,8 @@ class Drafts:
     def _probable_codes(self, context: Tensor) -> Tensor:
         """(R, C) → (R·M, Q): with each of the M most probable first slots, the most probable further ones."""
         head, vocabulary = self.state.code_head, self.model.top.vocabulary
-        none = torch.zeros(len(context), 0, dtype=torch.int64, device=context.device)
-        first = head.slot_logits(context, none)[:, : vocabulary.codebook_size].topk(self.candidates).indices
+        empty = torch.zeros(len(context), 0, dtype=torch.int64, device=context.device)
+        first = head.slot_logits(context, empty)[:, : vocabulary.codebook_size].topk(self.candidates).indices
         ids, context = first.flatten()[:, None], context.repeat_interleave(self.candidates, 0)
         for _ in range(1, vocabulary.slots):
             ids = torch.cat([ids, head.slot_logits(context, ids).argmax(-1, keepdim=True)], dim=1)

@@ -1,4 +1,4 @@
-"""The small causal language model whose uncertainty tells where segments begin.
+"""The small causal language model whose uncertainty decides where segments begin.
 
 It is a part of its own, not the first layers of something larger, so that it can be trained early and
 frozen: boundaries that drift make codes drift. It always runs in fp32, because an entropy next to the
@@ -54,14 +54,14 @@ class EntropyModel(nn.Module):
         self.head = ParallelHead(config.transformer.width, vocabulary)
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """→ entropies (T,): H_t in nats of token t given those before it, and nats (T,): −log p(token t).
+        """→ entropies (T,): H_t in nats of token t given those before it, and nll (T,): −log p(token t).
 
-        Where nothing is predicted the entropy is infinite (a row's first token) and the nats are 0 (there and
+        The entropy of a row's first token is infinite; the nll of what is not predicted is 0 (of that token and
         for BOS).
         """
         logits, first = self._logits(tokens)
-        nats = nll_of(logits, targets_of(tokens))
-        return entropy(logits).masked_fill(first, float("inf")), nats.masked_fill(first, 0.0)
+        nll = nll_of(logits, targets_of(tokens))
+        return entropy(logits).masked_fill(first, float("inf")), nll.masked_fill(first, 0.0)
 
     @torch.no_grad()
     def entropies(self, tokens: Tokens) -> Tensor:

@@ -1,14 +1,14 @@
 """Text from a prompt, in three ways.
 
     plan         the top codes are extended until EOS or a bound, and decoded block by block, all codes of a block
-                 at once: one step of the top transformer a code, none a byte
+                 at once: one step of the top transformer per code, and none per byte
     exact        bytes are sampled one by one from the predict path: the model's own distribution of text
     speculative  the same distribution in fewer steps: a plan guesses the next bytes, the predict path reads all
-                 of them at once, and what it samples there counts as far as it is what was guessed
+                 of them at once, and what it samples there is kept as far as it agrees with the guess
 
-In all of them memory is bounded, and bytes can be had as they come.
+In all of them memory is bounded, and bytes are available as they are made.
 
-Letters: B prompts, R rows still going, n bytes a row, m codes a row, Q codes a segment.
+Letters: B prompts, R rows that continue, n bytes a row, m codes a row, Q codes a segment.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 from abstractinator.components.hierarchical.drafting import Drafts
 from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
+from abstractinator.components.hierarchical.plan import decode_codes
 from abstractinator.components.sampling import Sampler, WrittenText, repeats
 from abstractinator.components.tokens import BYTES, pack_bytes
 from abstractinator.contract.capabilities import Piece
@@ -38,7 +39,7 @@ MODES = ("plan", "exact", "speculative")
 
 
 def check_prompts(prompts: Sequence[bytes]) -> None:
-    """Raises ValueError where there is no prompt, an empty one, or one that is not bytes."""
+    """Raises ValueError for no prompt, an empty one, or one that is not bytes."""
     if not isinstance(prompts, list | tuple):
         raise ValueError(f"prompts are a list of bytes, not {type(prompts).__name__}: use [b'…']")
     if not prompts:
@@ -93,15 +94,15 @@ def _evaluating(model: Hierarchy) -> Iterator[None]:
 
 @contextmanager
 def _stepping(device: torch.device) -> Iterator[None]:
-    """Without gradients, and in fp32 whatever stands around."""
+    """Without gradients, and in fp32, also inside autocast."""
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         yield
 
 
 class _Generation:
-    """One call of `generate_bytes`: the incremental state of the rows still going, and their texts.
+    """One call of `generate_bytes`: the incremental state of the rows that continue, and their texts.
 
-    prompts: of each row of the state, the place of its prompt.
+    prompts: of each row of the state, the index of its prompt.
     """
 
     def __init__(self, model: Hierarchy, prompts: Sequence[bytes], config: GenerationConfig) -> None:
@@ -125,7 +126,7 @@ class _Generation:
 
     def write_bytes(self, *, until_boundary: bool) -> Iterator[Piece]:
         """Samples bytes for every row until its text ends, or until the text is at a boundary of all levels."""
-        rows = self._to_go(until_boundary)
+        rows = self._unfinished(until_boundary)
         byte = self._choose_next(rows, self.state.hidden(rows)) if len(rows) else rows
         while len(rows) or self.state.waiting.any():
             self._write(rows, [[value] for value in byte.tolist()])
@@ -134,8 +135,8 @@ class _Generation:
             yield from self._take()
 
     def _advance(self, rows: Tensor, byte: Tensor, until_boundary: bool) -> tuple[Tensor, Tensor]:
-        """Reads the byte (R,) of each row, and what was guessed behind it → the rows that go on, and (R,) their bytes
-        after that.
+        """Reads the byte (R,) of each row, and what was guessed behind it → the rows that continue, and (R,) the next
+        byte of each.
 
         Rows that complete a segment without a guess wait until enough of them do.
         """
@@ -145,26 +146,26 @@ class _Generation:
         if not any(guesses):
             return self._read_byte(rows, byte, until_boundary)
         index = [i for i, guess in enumerate(guesses) if guess]
-        guessed, following = rows[index], self._read_on(rows[index], byte[index], [guesses[i] for i in index])
+        guessed, following = rows[index], self._read_guesses(rows[index], byte[index], [guesses[i] for i in index])
         if len(index) == len(rows) and not self.state.waiting.any():
             return guessed, following
         # The others do not pay for the length of these guesses.
         index = [i for i, guess in enumerate(guesses) if not guess]
-        going, after = self._read_byte(rows[index], byte[index], until_boundary)
-        rows, order = torch.cat([guessed, going]).sort()
+        continuing, after = self._read_byte(rows[index], byte[index], until_boundary)
+        rows, order = torch.cat([guessed, continuing]).sort()
         return rows, torch.cat([following, after])[order]
 
     def _read_byte(self, rows: Tensor, byte: Tensor, until_boundary: bool) -> tuple[Tensor, Tensor]:
         """As `_advance`, for rows without a guess."""
-        going, hidden = self.state.read_byte(rows, byte)
+        continuing, hidden = self.state.read_byte(rows, byte)
         self._accept(rows, byte, [b""] * len(rows))
         if until_boundary:
-            inside = self.state.open_tokens(going).any(1)
-            going, hidden = going[inside], hidden[inside]
-        return going, self._choose_next(going, hidden) if len(going) else going
+            inside = self.state.open_tokens(continuing).any(1)
+            continuing, hidden = continuing[inside], hidden[inside]
+        return continuing, self._choose_next(continuing, hidden) if len(continuing) else continuing
 
-    def _read_on(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> Tensor:
-        """Reads a byte and a guess for each row, takes back what of the guess is wrong → (R,) the byte behind it."""
+    def _read_guesses(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> Tensor:
+        """Reads a byte and a guess for each row, rolls back what of the guess is wrong → (R,) the byte behind it."""
         lengths = torch.tensor([len(guess) for guess in guesses], device=rows.device)
         longest = max(map(len, guesses))
         padded = [[*guess, *bytes(longest - len(guess))] for guess in guesses]
@@ -180,7 +181,7 @@ class _Generation:
         return choices.gather(1, right[:, None])[:, 0]
 
     def _accept(self, rows: Tensor, byte: Tensor, guesses: list[bytes]) -> None:
-        """Of each row a byte was read, and of the guess behind it so much was right."""
+        """Of each row a byte was read, and of the guess behind it this part was right."""
         if self.drafts:
             for row, first, guess in zip(rows.tolist(), byte.tolist(), guesses, strict=True):
                 self.drafts.accept(row, first, guess)
@@ -204,7 +205,7 @@ class _Generation:
 
     def write_codes(self) -> Iterator[Piece]:
         """Extends the top codes of every row, all of them at a boundary, and decodes them block by block."""
-        rows = self._to_go(False)
+        rows = self._unfinished(False)
         if self.config.no_repeat_ngram_size:
             self.codes = [self._recent_codes(self.texts[prompt].recent) for prompt in self.prompts]
         while len(rows):
@@ -212,7 +213,7 @@ class _Generation:
             block = max(1, min(_BLOCK, math.ceil(left / self.model.target_bytes_per_code)))
             codes, counts = self._next_codes(rows, block)
             at_boundary = rows.new_zeros(len(rows), len(self.model.levels))
-            planned, lengths = self.state.plan(codes, counts, at_boundary)
+            planned, lengths = decode_codes(self.model, codes, counts, at_boundary)
             texts = [text[:count] for text, count in zip(planned.tolist(), lengths.tolist(), strict=True)]
             ended = (counts < block).tolist()
             self._write(rows, [[*text, *[BYTES.codebook_size] * end] for text, end in zip(texts, ended, strict=True)])
@@ -257,7 +258,7 @@ class _Generation:
         size = max(2, round(self.config.no_repeat_ngram_size / self.model.target_bytes_per_code))
         for i, (row, begin) in enumerate(zip(rows.tolist(), map(tuple, begins.tolist()), strict=True)):
             last = {code[-1] for code in repeats(self.codes[row], size) if code[:-1] == begin}
-            if len(last) < logits.shape[1]:  # with a small codebook there may be none left
+            if len(last) < logits.shape[1]:  # with a small codebook all may be banned
                 logits[i, list(last)] = -math.inf
 
     def _recent_codes(self, text: bytearray) -> deque[tuple[int, ...]]:
@@ -266,7 +267,7 @@ class _Generation:
         tokens = pack_bytes(torch.tensor([list(text)], device=self.state.device))
         return deque(map(tuple, self.model.compress(tokens)[-1].codes.ids.tolist()), maxlen=window)
 
-    def _to_go(self, until_boundary: bool) -> Tensor:
+    def _unfinished(self, until_boundary: bool) -> Tensor:
         rows = torch.arange(len(self.prompts), device=self.state.device)
         return rows[self.state.open_tokens(rows).any(1)] if until_boundary else rows
 
@@ -279,7 +280,7 @@ class _Generation:
                 text.end()
 
     def _take(self) -> Iterator[Piece]:
-        """What can be shown by now."""
+        """The bytes that can be shown by now."""
         for prompt in self.prompts:
             if data := self.texts[prompt].take():
                 yield Piece(prompt, data)

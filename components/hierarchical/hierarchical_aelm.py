@@ -12,8 +12,7 @@ from abstractinator.components.hierarchical.figures import figures_of
 from abstractinator.components.hierarchical.generation import MODES, stream_bytes
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
 from abstractinator.components.hierarchical.scoring import exact_scores, two_part_scores
-from abstractinator.components.passages import ids_of
-from abstractinator.components.tokens import BYTES, Tokens, pack_bytes
+from abstractinator.components.tokens import BYTES, Tokens
 from abstractinator.contract.capabilities import Latents, Passage, Piece, Score
 from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.contract.model import Batch
@@ -65,10 +64,7 @@ class HierarchicalAELM(HierarchicalAutoencoder):
     @torch.no_grad()
     def encode(self, texts: Sequence[bytes]) -> Latents:
         """The highest codes of each text, repaired so that `decode` restores it."""
-        rows = [ids_of(Passage(b"", text)) for text in texts]
-        longest = max(map(len, rows), default=0)
-        ids = torch.tensor([row + [BYTES.pad] * (longest - len(row)) for row in rows], device=self.device)
-        codes = self.compress(pack_bytes(ids), repair=True)[-1].codes
+        codes = self.compress(list(texts), repair=True)[-1].codes
         count = int((~codes.special).sum())
         return Latents(count, count * self.bits_per_code, codes, "codes")
 

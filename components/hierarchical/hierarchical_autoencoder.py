@@ -42,7 +42,7 @@ class HierarchicalAutoencoder(Hierarchy):
         assert isinstance(losses, HierarchicalLosses)
         for level, compressed in zip(self.levels, losses.compressed, strict=True):
             compressor = level.compressor
-            if compressor.frozen or compressed.entropies is None:
+            if compressor.is_frozen or compressed.entropies is None:
                 continue
             momentum = 1.0 if first else _MOMENTUM
             compressor.segmenter.calibrate(compressed.tokens, compressed.entropies, momentum=momentum)

@@ -113,6 +113,7 @@ class Hierarchy(Model):
         Only `codes.ids` is read. Special codes become the special tokens that they stand for. Raises ValueError for an
         id that is no code.
         """
+        self.check_precision()
         tokens, code = codes, torch.arange(codes.packing.total, device=codes.ids.device)
         for level in reversed(self.levels):
             tokens, of_token = level.decompress(tokens)

@@ -1,9 +1,9 @@
-"""The predict path some tokens at a time, with caches: what `forward` computes at once, as bytes come.
+"""The predict path some tokens at a time, with caches: what `forward` computes for a whole text.
 
 Bytes go in at the bottom. Where they complete segments, the segments' codes go in one level up, and so on to
 the top; then context comes down again. Upper levels run only for the rows of the batch that complete a segment.
 Memory is rings (see Ring) and the codes of at most _KNOWN segments a level, so it does not grow with the text, and the
-last tokens of a row can be taken back.
+last tokens of a row can be rolled back.
 
 Letters: B rows of the state, R rows that take a step, n tokens a row, Q slots, D width.
 """
@@ -28,16 +28,19 @@ from abstractinator.components.packing import Packing
 from abstractinator.components.tokens import BYTES, Tokens
 
 _KNOWN = 4096  # segments of a level whose codes are remembered
-_WAITING_FOR_ONE = 3  # rows that may wait for one that goes on
+_PREFILL = 512  # bytes of a step that reads a prompt; attention costs more the longer a step is, all else less
+_PREFILL_ROWS = 8  # rows that take so long a step together, which bounds its memory
+_LARGER = 4  # a state for larger steps pays where these are at least as many times as large
+_WAITING_FOR_ONE = 3  # rows that may wait for one that continues
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """Tokens of a level that have come in, cut into segments.
+    """New tokens of a level, cut into segments.
 
     lengths: (R,) how many of each row count. ends: (R, n) whether a segment ends with each. first: (R, n) where the
     segment of each begins. complete: (R, n) segments of the row that are complete after each. seen: whether the rule
-    has looked at them.
+    has read them.
     """
 
     tokens: NextTokens
@@ -57,10 +60,10 @@ class IncrementalModel:
     """A model with the state of B rows of text, every row beginning with BOS.
 
     `read` takes in bytes, `hidden` tells what is known of the next one, `roll_back` undoes the last of them.
-    ahead: the most tokens that are read, or taken back, at once.
+    ahead: the most tokens that are read, or rolled back, at once.
 
     Rows complete segments at different times, and the levels above cost less a row when they run for many. `read_byte`
-    therefore leaves rows that complete one waiting, (B,) bool, and of these nothing can be asked till they go on.
+    therefore leaves rows that complete one waiting, (B,) bool, and these cannot be read until they continue.
     """
 
     @torch.no_grad()
@@ -69,7 +72,7 @@ class IncrementalModel:
         self.device = next(model.parameters()).device
         every = torch.arange(rows, device=self.device)
         self.byte_head, self.code_head = FoldedDepthHead(model.byte_head), FoldedDepthHead(model.top.head)
-        aheads = [ahead]  # of each level's tokens, from the bytes up: so many segments may become complete at once
+        aheads = [ahead]  # of each level's tokens, from the bytes up: the most segments that complete at once
         for level in model.levels:
             aheads.append(1 + (aheads[-1] - 1) // level.compressor.segmenter.config.shortest)
         lower = [None, *(level.compressor.quantizer for level in model.levels)]  # what made each level's tokens
@@ -100,8 +103,18 @@ class IncrementalModel:
             memory.keep(rows)
 
     def prefill(self, texts: list[bytes]) -> None:
-        """Reads one text a row, some bytes at a time."""
-        for start in range(0, max(map(len, texts), default=0), self.ahead):
+        """Reads one text a row, behind BOS: a long one in large steps, by a state with larger rings."""
+        ahead = min(_PREFILL, _PREFILL_ROWS * _PREFILL // len(texts), max(map(len, texts)))
+        if ahead <= _LARGER * self.ahead:
+            return self._read_texts(texts)
+        large = IncrementalModel(self.model, len(texts), ahead)
+        large._read_texts(texts)
+        for mine, theirs in zip(self.memories, large.memories, strict=True):
+            mine.copy(theirs)
+
+    def _read_texts(self, texts: list[bytes]) -> None:
+        """`ahead` bytes at a time."""
+        for start in range(0, max(map(len, texts)), self.ahead):
             parts = [text[start : start + self.ahead] for text in texts]
             rows = [row for row, part in enumerate(parts) if part]
             longest = max(map(len, parts))
@@ -111,7 +124,7 @@ class IncrementalModel:
 
     @torch.no_grad()
     def read(self, rows: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Takes in up to `ahead` bytes of some rows → (R, n, D) as `hidden`, after each of them.
+        """Reads up to `ahead` bytes of some rows → (R, n, D) as `hidden`, after each of them.
 
         rows: (R,) ascending. ids: (R, n), of which the first `lengths` (R,) of each row count.
         """
@@ -119,11 +132,11 @@ class IncrementalModel:
 
     @torch.no_grad()
     def read_byte(self, rows: Tensor, byte: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in one byte (R,) of some rows (R,), ascending, or, where rows wait, of none → the rows that go on, and
+        """Reads one byte (R,) of some rows (R,), ascending, or, where rows wait, of none → the rows that continue, and
         `hidden` (R', D) of them.
 
         Rows that complete a segment wait until they are more than _WAITING_FOR_ONE for each row that does not; then
-        all that wait go on.
+        all that wait continue.
         """
         if not len(rows):
             return self._catch_up()
@@ -132,24 +145,24 @@ class IncrementalModel:
         ended, waited = cut.ends[:, 0], bool(self.waiting.any())
         count = int(ended.sum())
         enough = count > _WAITING_FOR_ONE * (len(rows) - count)
-        if not waited and (enough or not count):  # nobody has to wait
+        if not waited and (enough or not count):  # no row has to wait
             if count:
                 self._send_up(0, cut)
-            return rows, self._go_on(0, cut)[:, 0]
+            return rows, self._continue(0, cut)[:, 0]
         self.waiting[rows] = ended
         if count == len(rows):
             return self._catch_up()
         if count:
             cut = cut.of((~ended).nonzero()[:, 0])
-        going, hidden = cut.tokens.rows, self._go_on(0, cut)[:, 0]
-        if int(self.waiting.sum()) <= _WAITING_FOR_ONE * len(going):
-            return going, hidden
+        continuing, hidden = cut.tokens.rows, self._continue(0, cut)[:, 0]
+        if int(self.waiting.sum()) <= _WAITING_FOR_ONE * len(continuing):
+            return continuing, hidden
         more, after = self._catch_up()
-        going, order = torch.cat([going, more]).sort()
-        return going, torch.cat([hidden, after])[order]
+        continuing, order = torch.cat([continuing, more]).sort()
+        return continuing, torch.cat([hidden, after])[order]
 
     def _catch_up(self) -> tuple[Tensor, Tensor]:
-        """Sends the segments of all rows that wait up → these rows, ascending, which go on, and `hidden` of them."""
+        """Sends the segments of all rows that wait up → these rows, ascending, which continue, and `hidden` of them."""
         rows, memory = self.waiting.nonzero()[:, 0], self.levels[0]
         self.waiting[:] = False
         last = memory.ids.read(entry_index(rows, memory.counts[rows], memory.slots))[:, None]
@@ -158,14 +171,14 @@ class IncrementalModel:
         tokens = memory.append(memory.new_entries(rows, 1), last)
         cut = _Cut(tokens, torch.ones_like(rows), ends, first, complete)
         self._send_up(0, cut)
-        return rows, self._go_on(0, cut)[:, 0]
+        return rows, self._continue(0, cut)[:, 0]
 
     def hidden(self, rows: Tensor) -> Tensor:
         """(R, D) what `byte_head` makes the distribution of the next byte of."""
         return self.levels[0].upcoming(rows)
 
     def open_tokens(self, rows: Tensor) -> Tensor:
-        """(R, L) how many tokens of each level the text has behind the last boundary there."""
+        """(R, L) number of tokens of each level behind its last boundary."""
         return torch.stack([memory.open_tokens(rows) for memory in self.levels], dim=1)
 
     def roll_back(self, rows: Tensor, counts: Tensor) -> None:
@@ -176,22 +189,6 @@ class IncrementalModel:
             counts = self.memories[i + 1].counts[rows] - level.last_cut(rows)[1][:, 2]
         self.top.counts[rows] -= counts
 
-    @torch.no_grad()
-    def plan(self, ids: Tensor, counts: Tensor, opened: Tensor) -> tuple[Tensor, Tensor]:
-        """The most probable bytes of highest codes, each level decoded at once → (R, n), of which (R,) count.
-
-        ids: (R, m, Q), of which the first `counts` (R,) of each row count. opened: (R, L) see `open_tokens`, the
-        first code being that of the open segment; zeros at a boundary.
-        """
-        for i in reversed(range(len(self.model.levels))):
-            level, number = self.model.levels[i], torch.arange(ids.shape[1], device=self.device)
-            tokens, lengths = level.expander.expand(level.compressor.quantizer.decode(ids.flatten(0, 1)))
-            place = torch.arange(tokens.shape[1], device=self.device)
-            lengths = lengths.view(ids.shape[:2]) * (number < counts[:, None])
-            inside = (place < lengths[:, :, None]) & (place >= opened[:, i, None, None] * (number == 0)[:, None])
-            ids, counts = _packed_rows(tokens.view(*inside.shape, tokens.shape[-1]), inside)
-        return ids[:, :, 0], counts
-
     def _read(self, i: int, rows: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (R, n, Q) of level i, or highest codes, come in → what is known after each, (R, n, D)."""
         memory = self.memories[i]
@@ -200,7 +197,7 @@ class IncrementalModel:
             return self._read_codes(new, memory.transformer.entries(rows, new.positions + 1), ids, lengths)
         cut = self._cut(i, memory.append(new, ids), lengths)
         self._send_up(i, cut)
-        return self._go_on(i, cut)
+        return self._continue(i, cut)
 
     def _read_codes(self, new: NewEntries, after: CacheEntries, ids: Tensor, lengths: Tensor) -> Tensor:
         """`_read` of highest codes. after: the top transformer's entries of the positions after them."""
@@ -210,7 +207,7 @@ class IncrementalModel:
         memory.store(codes, lengths, context)
         return context
 
-    def _go_on(self, i: int, cut: _Cut) -> Tensor:
+    def _continue(self, i: int, cut: _Cut) -> Tensor:
         """Tokens of level i have been cut, and the segments that they complete sent up → what is known after each."""
         memory, above, tokens = self.levels[i], self.memories[i + 1], cut.tokens
         context = above.before.read(entry_index(tokens.rows, cut.complete, above.slots))
@@ -223,19 +220,19 @@ class IncrementalModel:
         """Cuts tokens of level i, of which the first `lengths` (R,) of each row count, into segments."""
         compressor, memory, rows = self.model.levels[i].compressor, self.levels[i], tokens.rows
         memory.ids.write(tokens.entries, tokens.ids)
-        place, cuts, pending = memory.last_cut(rows)
+        slot, cuts, pending = memory.last_cut(rows)
         run, begin = cuts[:, 0], cuts[:, 1:2]
         above, count = self.memories[i + 1].counts[rows].unsqueeze(1), tokens.ids.shape[1]
         if count == 1:
             long_enough = run + pending + 1 >= compressor.segmenter.config.shortest
-            if not (long_enough | (tokens.ids[:, 0, 0] >= compressor.vocabulary.codebook_size)).any():
+            if not (long_enough | compressor.vocabulary.is_special(tokens.ids[:, 0, 0])).any():
                 return _Cut(tokens, lengths, torch.zeros_like(begin, dtype=torch.bool), begin, above, seen=False)
         late = int(pending.max())
         seen = memory.with_pending(tokens, pending, late) if late else tokens
         entropy = memory.entropy_model.step(seen) if memory.entropy_model else None
         token = seen.ids[:, :, 0]
-        special = token >= compressor.vocabulary.codebook_size
-        last = SegmentationState(memory.entropy.read(place), run, memory.ids.read(place)[:, 0])
+        special = compressor.vocabulary.is_special(token)
+        last = SegmentationState(memory.entropy.read(slot), run, memory.ids.read(slot)[:, 0])
         ends, state = compressor.segmenter.step(last, token, special, entropy)
         memory.entropy.write(seen.entries, state.entropy)
         ends = ends & (memory.number[: token.shape[1]] < (lengths + pending).unsqueeze(1))
@@ -251,11 +248,11 @@ class IncrementalModel:
     def _send_up(self, i: int, cut: _Cut) -> None:
         """Makes codes of the segments of level i that are complete, S of them, and reads them one level up."""
         memory, compressor, rows = self.levels[i], self.model.levels[i].compressor, cut.tokens.rows
-        row, place = cut.ends.nonzero().unbind(1)  # (S,)
+        row, end = cut.ends.nonzero().unbind(1)  # (S,)
         if not len(row):
             return
-        first = cut.first[row, place]
-        packing = Packing.from_lengths(cut.tokens.positions[row, place] + 1 - first)
+        first = cut.first[row, end]
+        packing = Packing.from_lengths(cut.tokens.positions[row, end] + 1 - first)
         entries = entry_index(rows[row][packing.rows], first[packing.rows] + packing.positions, memory.slots)
         codes = self._codes(i, Tokens(memory.ids.read(entries), packing, compressor.vocabulary))
         index, counts = row.unique_consecutive(return_counts=True)
@@ -265,7 +262,7 @@ class IncrementalModel:
         self._read(i + 1, rows[index], ids, counts)
 
     def _codes(self, i: int, tokens: Tokens) -> Tensor:
-        """(S, Q) the codes of segments, one a row; those that came before are not worked out again."""
+        """(S, Q) the codes of segments, one a row; those of segments that came before are not computed again."""
         compressor, known = self.model.levels[i].compressor, self.levels[i].known
         lengths, slots = tokens.packing.lengths.tolist(), tokens.vocabulary.slots
         flat, ends = tokens.ids.flatten().tolist(), itertools.accumulate(lengths)
@@ -290,7 +287,7 @@ class IncrementalModel:
 
 class CodeSteps:
     """The next `count` highest codes of some rows (R,), to be read one after the other, past all levels: where they go
-    and what they see is worked out for all of them at once."""
+    and what they see is computed for all of them at once."""
 
     def __init__(self, state: IncrementalModel, rows: Tensor, count: int) -> None:
         new = state.top.new_entries(rows, count)
@@ -300,15 +297,5 @@ class CodeSteps:
 
     @torch.no_grad()
     def read(self, ids: Tensor) -> Tensor:
-        """Takes in one more code (R, Q) of each row → (R, C) the context after it."""
+        """Reads one more code (R, Q) of each row → (R, C) the context after it."""
         return self._state._read_codes(*next(self._left), ids.unsqueeze(1), self._one)[:, 0]
-
-
-def _packed_rows(tokens: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (R, m, L, Q) of m segments a row, where `inside` (R, m, L), moved to the left of their row → (R, n, Q),
-    and (R,) how many there are."""
-    counts = inside.sum((1, 2))
-    there = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]  # (R, n)
-    packed = tokens.new_zeros(*there.shape, tokens.shape[-1])
-    packed[there] = tokens[inside]
-    return packed, counts

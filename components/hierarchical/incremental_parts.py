@@ -26,7 +26,7 @@ class IncrementalEntropyModel:
         self.transformer = IncrementalTransformer(model.transformer, rows, ahead)
 
     def step(self, tokens: NextTokens) -> Tensor:
-        """(R, n) H in nats of the tokens after each of these; equals the model's `forward`."""
+        """(R, n) entropies, in nats, of the tokens after each of these; equals the model's `forward`."""
         with torch.autocast(tokens.ids.device.type, enabled=False):
             entries = self.transformer.entries(tokens.rows, tokens.positions)
             return entropy(self.head.logits(self.transformer.step(self.embedding(tokens), entries)))

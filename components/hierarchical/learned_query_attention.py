@@ -25,12 +25,12 @@ def segment_softmax(scores: Tensor, of_token: Tensor, segments: int) -> Tensor:
 class LearnedQueryAttention(nn.Module):
     """M learned queries attend to the tokens of a segment; their answers, side by side, are its vector.
 
-    A query's score of a token is query · key(token) plus a learned preference for the token's place in its
-    segment. The preferences begin with query i looking at place i, so the layer starts as an ordered
+    A query's score of a token is query · key(token) plus a learned preference for the token's offset in its
+    segment. The preferences begin with query i attending to offset i, so the layer starts as an ordered
     concatenation of the first M tokens, from which reconstruction can learn at once; plain averaging, the
     usual start, forgets the order.
 
-    width: D of the tokens. queries: M, the longest segment whose places are told apart. value_width: V.
+    width: D of the tokens. queries: M, the longest segment whose offsets are distinguished. value_width: V.
     """
 
     def __init__(self, width: int, queries: int, value_width: int) -> None:
@@ -43,8 +43,8 @@ class LearnedQueryAttention(nn.Module):
         """x: (T, D) → (S, M·V). A segment's vector depends on its own tokens alone."""
         count = len(segments.lengths)
         keys, values = self.to_key_value(x).chunk(2, dim=-1)  # (T, V) each
-        place = segments.offsets.clamp(max=len(self.position_preference) - 1)
-        scores = (keys @ self.queries.T.to(keys.dtype)).float() + gather_rows(self.position_preference, place)
+        offset = segments.offsets.clamp(max=len(self.position_preference) - 1)
+        scores = (keys @ self.queries.T.to(keys.dtype)).float() + gather_rows(self.position_preference, offset)
         weights = segment_softmax(scores, segments.of_token, count).to(values.dtype)  # (T, M)
         answers = (weights[:, :, None] * values[:, None, :]).flatten(1)  # (T, M·V)
         return answers.new_zeros(count, answers.shape[1]).index_add(0, segments.of_token, answers)

@@ -70,11 +70,10 @@ class Level(nn.Module):
         Raises ValueError for an id outside the codebook that is no special code either.
         """
         compressor, special = self.compressor, codes.special
-        size = codes.vocabulary.codebook_size
         _check_ids(codes)
-        vectors = compressor.quantizer.decode(codes.ids.clamp(max=size - 1))
+        vectors = compressor.quantizer.decode(codes.ids.clamp(max=codes.vocabulary.codebook_size - 1))
         ids, lengths = self.expander.expand(vectors)
-        ids[special, 0] = codes.ids[special, :1] - size + compressor.vocabulary.codebook_size
+        ids[special, 0] = compressor.vocabulary.special_from(codes.vocabulary, codes.ids[special, :1])
         lengths = lengths.masked_fill(special, 1)
 
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (S, L)

@@ -1,4 +1,4 @@
-"""What a text that comes some tokens at a time leaves behind: of each level's tokens the last ones, in rings.
+"""The memory of a text that comes some tokens at a time: of each level's tokens the last ones, in rings.
 
 Letters: B rows of the memory, R rows that take a step, n tokens a row, C slots, Q slots of a token, D width.
 """
@@ -24,7 +24,7 @@ from abstractinator.components.token_hash import ngram_hashes, token_hash
 
 @dataclass(frozen=True)
 class NewEntries:
-    """Where the next n tokens of R rows go, whatever they are.
+    """Where the next n tokens of R rows are written, before their ids are known.
 
     rows, positions, entries, after: see NextTokens. past: (R, n, reach) entries of the tokens whose n-grams end there.
     """
@@ -46,7 +46,7 @@ class Memory:
 
     counts: (B,) tokens read. hashes: of the tokens, for n-gram embeddings. before: what is known of each token
     before it, (B, C, D) at its position: hidden vectors of the bytes, contexts of the segments.
-    slots: C ≥ 2 and ≥ reach, with room for the tokens of a step. ahead: how many tokens come, or are taken back, at
+    slots: C ≥ 2 and ≥ reach, with room for the tokens of a step. ahead: how many tokens come, or are rolled back, at
     once.
     """
 
@@ -64,7 +64,7 @@ class Memory:
         self.counts = torch.zeros(rows, dtype=torch.int64, device=before.device)
         self.hashes = ring_of(HISTORY, rows, slots, device=before.device, dtype=torch.int64)
         self.number = torch.arange(slots, device=before.device)
-        self.before = Ring(before.repeat(1, slots, 1))  # at 0 it is what is known of the first token
+        self.before = Ring(before.repeat(1, slots, 1), slots)  # at 0 it is what is known of the first token
         match = embedding.embedding.match
         self.match = MatchMemory(match, rows, ahead, before.device) if match else None
 
@@ -76,8 +76,14 @@ class Memory:
         """(R, D) what is known of the next token."""
         return self.before.read(entry_index(rows, self.counts[rows], self.slots))
 
+    def copy(self, other: Memory) -> None:
+        """Takes over what a memory of the same rows, made for larger steps, has read."""
+        self.counts = other.counts
+        for mine, theirs in zip(self.rings(), other.rings(), strict=True):
+            mine.copy_last(theirs, self.counts)
+
     def keep(self, rows: Tensor) -> None:
-        """Forgets all rows but these, which become 0 … R - 1."""
+        """Drops all rows but these, which become 0 … R - 1."""
         self.counts = self.counts[rows]
         for ring in self.rings():
             ring.keep(rows)
@@ -97,7 +103,7 @@ class Memory:
         )
 
     def append(self, new: NewEntries, ids: Tensor) -> NextTokens:
-        """The tokens (R, n, Q) come in; `know` is to follow."""
+        """Writes the tokens (R, n, Q); `store` has to follow."""
         self.hashes.write(new.entries, token_hash(ids))
         tokens = self._tokens(new, ids)
         if self.match is None:
@@ -109,7 +115,7 @@ class Memory:
         return NextTokens(new.rows, new.positions, new.entries, new.after, ids, ngrams)
 
     def store(self, tokens: NextTokens, lengths: Tensor, before: Tensor) -> None:
-        """Of the tokens that came in the first `lengths` (R,) of each row count, and (R, n, D) is known after each."""
+        """Of the appended tokens the first `lengths` (R,) of each row count, and (R, n, D) is known after each."""
         self.before.write(tokens.after, before)
         self.counts.index_add_(0, tokens.rows, lengths)
 
@@ -131,7 +137,7 @@ class LevelMemory(Memory):
         reach = max(embedding.reach for embedding in embeddings if isinstance(embedding, TokenEmbedding))
         predictor = IncrementalTransformer(expander.predictor, rows, ahead)
         before = first_hidden(expander, context, predictor, torch.arange(rows, device=device))
-        at_once = ahead + compressor.segmenter.config.shortest - 1  # tokens that the rule looks at
+        at_once = ahead + compressor.segmenter.config.shortest - 1  # tokens that the rule reads
         slots, model = max(reach, expander.longest, 2) + at_once, compressor.entropy_model
         super().__init__(FoldedEmbedding(expander.embedding, lower), predictor, reach, slots, before, ahead)
         self.entropy_model = IncrementalEntropyModel(model, lower, rows, at_once) if model else None
@@ -140,23 +146,28 @@ class LevelMemory(Memory):
             compressor.vocabulary.bos, rows, slots, compressor.vocabulary.slots, device=device, dtype=torch.int64
         )
         self.cuts = ring_of(0, rows, slots, 3, device=device, dtype=torch.int64)
-        self.entropy = Ring(compressor.segmenter.begin(rows, device).entropy[:, None].repeat(1, slots))
+        self.entropy = Ring(compressor.segmenter.begin(rows, device).entropy[:, None].repeat(1, slots), slots)
         self.known: dict[tuple[int, ...], list[int]] = {}
 
     def rings(self) -> list[Ring]:
         more = [self.ids, self.cuts, self.entropy]
         return [*super().rings(), *more, *(self.entropy_model.transformer.rings() if self.entropy_model else [])]
 
+    def copy(self, other: Memory) -> None:
+        super().copy(other)
+        assert isinstance(other, LevelMemory)
+        self.pending, self.known = other.pending, other.known
+
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
         self.pending = self.pending[rows]
 
     def last_cut(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the last token that the rule has looked at (R,): its place, and what `cuts` holds there (R, 3); and how
+        """Of the last token that the rule has read (R,): its slot, and what `cuts` holds there (R, 3); and how
         many were read since."""
         pending = self.pending[rows]
-        place = entry_index(rows, self.counts[rows] - pending - 1, self.slots)
-        return place, self.cuts.read(place), pending
+        slot = entry_index(rows, self.counts[rows] - pending - 1, self.slots)
+        return slot, self.cuts.read(slot), pending
 
     def open_tokens(self, rows: Tensor) -> Tensor:
         """(R,) tokens behind the last boundary."""

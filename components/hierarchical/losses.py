@@ -83,7 +83,7 @@ def losses_of(
 
 def _level_parts(name: str, nll: Tensor, compressed: Compressed, weight: Tensor) -> dict[str, Mean]:
     """What is reported of a level."""
-    codes = weight.new_tensor(max(compressed.codes.packing.total, 1))
+    codes = torch.full_like(weight, max(compressed.codes.packing.total, 1))
     parts = {
         f"{name}/reconstruction_bits_per_byte": Mean(nll * _BITS, weight),
         f"{name}/quantizer_loss": Mean(compressed.encoded.quantized.loss.detach() * weight, weight),
@@ -96,7 +96,7 @@ def _level_parts(name: str, nll: Tensor, compressed: Compressed, weight: Tensor)
 
 
 def _reconstruction(level: Level, compressed: Compressed, model: Hierarchy) -> tuple[Tensor, Tensor]:
-    """Nats of a level's tokens given its codes, and the same with rare segments weighing more, for training.
+    """−log p of a level's tokens given its codes, in nats, and the same with rare segments weighing more, for training.
 
     Frequent segments are learned soon whatever their weight; leaving more of the gradient to the rare ones
     is what the accuracy in the end depends on.
@@ -112,8 +112,8 @@ def _reconstruction(level: Level, compressed: Compressed, model: Hierarchy) -> t
 def rate_of(model: Hierarchy, context: Tensor, highest: Compressed) -> Tensor:
     """0, with a gradient to the numbers that were rounded to the highest codes: the slope of −log p(codes).
 
-    A code has no gradient, so nothing else would keep the compressor from codes that the top cannot guess (the rate
-    of learned image codecs, Ballé et al. 2017, arXiv 1611.01704). The slope is the difference in cost between the
+    A code has no gradient, so without this the compressor would be free to choose codes that the top cannot guess (the
+    rate of learned image codecs, Ballé et al. 2017, arXiv 1611.01704). The slope is the difference in cost between the
     neighbouring codes on the lattice; that later slots would be guessed from another code is left out.
     """
     lattice, plain = highest.encoded.quantized.lattice, (~highest.codes.special).nonzero()[:, 0]

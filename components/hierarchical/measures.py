@@ -1,4 +1,4 @@
-"""What a hierarchy is worth on held-out rows: bits per byte, reconstruction, codes; as additive sums.
+"""The quality of a hierarchy on held-out rows: bits per byte, reconstruction, codes; as additive sums.
 
 Everything is measured over bytes; a document's end costs bits and counts as no byte.
 

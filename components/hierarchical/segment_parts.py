@@ -1,10 +1,10 @@
-"""Parts of segments: what is coded in place of a segment that comes back from no codes.
+"""Parts of segments: what is coded instead of a segment that no codes reconstruct.
 
 However well codes are learned, some segment is too rare to have any. Its halves are shorter, so as many code bits have
 less to say, and theirs again, down to a byte: one of 256, which can always be learned. A part is coded as any segment
 is; to be ready for them, a training sees parts of some of its segments, and bytes that its text need not hold.
 
-Above the bytes a part of one token is one of very many, so there the same makes errors rare and not impossible.
+Above the bytes a part of one token is one of very many, so that splitting makes errors rare there, not impossible.
 
 Letters: T tokens, S segments, U distinct segments.
 """
@@ -34,20 +34,20 @@ def cut_in_two(segments: Segments, chosen: Tensor) -> Segments:
     shorter.
 
     That a segment is cut may depend on all of its tokens, so `context` keeps to what was known: a token of the second
-    part was expected in the whole, of which the first part has the place now.
+    part was expected in the whole, whose index the first part has now.
     """
     chosen = chosen & (segments.lengths > 1)
     middle = torch.where(chosen, (segments.lengths + 1) // 2, 0)
     is_second = (segments.offsets >= middle[segments.of_token]) & chosen[segments.of_token]
-    before = chosen.cumsum(0) - chosen.long()  # segments more than there were, before each
+    before = chosen.cumsum(0) - chosen.long()  # splits before each segment
     lengths = torch.stack([torch.where(chosen, middle, segments.lengths), segments.lengths - middle], dim=1)
-    there = torch.stack([torch.ones_like(chosen), chosen], dim=1)
+    exists = torch.stack([torch.ones_like(chosen), chosen], dim=1)
     per_row = segments.packing.lengths.index_add(0, segments.packing.rows, chosen.long())
     return Segments(
         Packing.from_lengths(per_row),
         segments.of_token + before[segments.of_token] + is_second,
         segments.offsets - torch.where(is_second, middle[segments.of_token], 0),
-        lengths[there],
+        lengths[exists],
         segments.context + before[segments.context],
     )
 

@@ -87,7 +87,7 @@ class FoldedEmbedding:
             rows = self.embedding.ngram_rows_of(tokens.ngrams.flatten(0, 1))
             x = torch.addmm(x, F.embedding(rows, self.embedding.ngrams.weight).sum(1), self.from_ngrams)
         if self.embedding.match:
-            assert tokens.matches is not None, "matches are looked for where tokens enter a memory"
+            assert tokens.matches is not None, "matches are searched where tokens are appended to a memory"
             x = x + F.embedding(self.embedding.match.rows_of(tokens.matches.flatten(0, 1)), self.guesses).sum(1)
         return x.view(*tokens.positions.shape, x.shape[-1])
 
@@ -109,7 +109,7 @@ class FoldedDepthHead:
         slot = earlier.shape[-1]
         if not slot:
             return hidden @ self.to_logits[0]
-        for table, codes in zip(self.earlier, earlier.unbind(-1), strict=False):  # of the slots so far
+        for table, codes in zip(self.earlier, earlier.unbind(-1), strict=False):  # of the earlier slots
             hidden = hidden + F.embedding(codes, table)
         return self.norms[slot - 1].unit(self.mlps[slot - 1](hidden)) @ self.to_logits[slot]
 

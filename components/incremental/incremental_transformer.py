@@ -1,7 +1,7 @@
-"""SlidingWindowTransformer for tokens that come a few at a time, with what it remembers of the ones before.
+"""SlidingWindowTransformer for tokens that come a few at a time, with a cache of the ones before.
 
 Keys and values lie in rings of the window and some slots more, so that several tokens can be written at once, and
-taken back again by writing others at their positions. Memory does not grow with the text.
+rolled back by writing others at their positions. Memory does not grow with the text.
 
 Letters: B rows of the memory, R rows that take a step, n tokens a row, T = R·n, C slots, H heads, d width of a head,
 D width.
@@ -42,7 +42,7 @@ class CacheEntries:
 
 
 class IncrementalTransformer:
-    """The tokens read so far of B rows, each beginning with nothing, for steps of up to `ahead` tokens."""
+    """The tokens read so far of B rows, each beginning empty, for steps of up to `ahead` tokens."""
 
     def __init__(self, transformer: SlidingWindowTransformer, rows: int, ahead: int) -> None:
         self.config, self.slots = transformer.config, transformer.config.window + ahead
@@ -73,12 +73,12 @@ class IncrementalTransformer:
         """Those of consecutive positions (R, n) of the rows (R,), ascending.
 
         For one step C ≥ window + n - 1 (n ≤ `ahead`), so that what the tokens overwrite is out of sight of all of them:
-        seen from a token, the slots of later ones, and of such as were taken back, are those of tokens almost C entries
-        before it. Taken one by one (`CacheEntries.each`), they may be any number.
+        seen from a token, slots of later tokens, and of those rolled back, are those of tokens almost C entries before
+        it. Taken one by one (`CacheEntries.each`), they may be any number.
         """
         each = positions.unsqueeze(-1)  # (R, n, 1)
         distance = (each - self._slot).remainder_(self.slots)  # (R, n, C)
-        seen = each.clamp(max=self.config.window - 1)  # tokens before, the row's first ones being all there are
+        seen = each.clamp(max=self.config.window - 1)  # tokens before; a row's first tokens have fewer
         mask = torch.where(distance <= seen, 0.0, self._barred).unsqueeze(1)
         turns = torch.polar(self._one, positions[:, :, None, None] * self._frequencies)
         first = rows.view(-1, 1, 1) * (2 * self.config.heads * self.slots) + each % self.slots
@@ -96,7 +96,7 @@ class _IncrementalBlock:
         self.to_qkv = self.norm.matrix(_with_pairs(attention.to_qkv.weight, self.head_width))
         self.to_out = transposed(attention.to_out.weight)
         self.mlp = FoldedMLP(block.mlp)
-        self.ring = ring_of(0.0, rows, 2 * self.heads * slots, self.head_width, device=self.to_out.device)
+        self.ring = ring_of(0.0, rows, slots, self.head_width, parts=2 * self.heads, device=self.to_out.device)
 
     def step(self, x: Tensor, entries: CacheEntries) -> Tensor:
         """(T, D) → (T, D)."""

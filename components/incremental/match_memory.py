@@ -13,9 +13,9 @@ from abstractinator.components.match_model import MatchModel
 
 
 class MatchMemory:
-    """The last tokens of B rows, in which a match is looked for when another comes.
+    """The last tokens of B rows, in which a match for the next one is searched.
 
-    ahead: how many tokens come, or are taken back, at most at once.
+    ahead: how many tokens come, or are rolled back, at most at once.
     """
 
     def __init__(self, model: MatchModel, rows: int, ahead: int, device: torch.device) -> None:
@@ -24,7 +24,7 @@ class MatchMemory:
         self.hashes = [ring_of(0, rows, self.slots, device=device, dtype=torch.int64) for _ in model.sizes]
         self.ids = ring_of(0, rows, self.slots, model.vocabulary.slots, device=device, dtype=torch.int64)
         # Turned by p slots it says how near each slot is to the token in slot p: slots less the distance; 0 beyond the
-        # window, where tokens lie that were taken back or come later in the same step.
+        # window, with tokens that were rolled back or come later in the same step.
         distance = -torch.arange(2 * self.slots, device=device, dtype=torch.int32) % self.slots
         near = torch.where((distance > 0) & (distance <= model.window), self.slots - distance, 0)
         self.nearness = near.unfold(0, self.slots, 1)
@@ -34,7 +34,7 @@ class MatchMemory:
         return [*self.hashes, self.ids]
 
     def append(self, rows: Tensor, positions: Tensor, ids: Tensor, ngrams: Tensor) -> Tensor:
-        """Tokens (R, n, Q) come in at positions (R, n), with ngrams (R, n, reach) → (R, n, K, Q), `followers` of
+        """Appends tokens (R, n, Q) at positions (R, n), with ngrams (R, n, reach) → (R, n, K, Q), `followers` of
         each."""
         entries = entry_index(rows, positions, self.slots)
         self.ids.write(entries, ids)
@@ -46,7 +46,7 @@ class MatchMemory:
             ring.write(entries, keys)
             equal = ring.of(rows)[:, None] == keys[..., None]
             nearest.append((equal * nearness).amax(-1))
-        near = torch.stack(nearest, dim=-1)  # (R, n, K), 0 where there is none
+        near = torch.stack(nearest, dim=-1)  # (R, n, K), 0 without a match
         after = positions[..., None] + 1 - (self.slots - near)
         found = self.ids.read(entry_index(rows, after, self.slots))
-        return torch.where(near[..., None] > 0, found, self.model.nothing)
+        return torch.where(near[..., None] > 0, found, self.model.no_match)

@@ -1,8 +1,8 @@
-"""The memory of a text that goes on and on: for each row the last C entries, entry p in slot p mod C.
+"""The memory of a text of any length: for each row the last C entries, entry p in slot p mod C.
 
-Taking entries back is forgetting that they were written: the reader counts, the ring does not.
+Rolling back is forgetting that entries were written: the reader counts, the ring does not.
 
-Letters: B rows of the ring, R rows that are looked at, C slots.
+Letters: B rows of the ring, R rows that are read, C slots, P parts that each have C slots of their own.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ def entry_index(rows: Tensor, positions: Tensor, slots: int) -> Tensor:
 
 @dataclass
 class Ring:
-    """data: (B, C, …)."""
+    """data: (B, P·C, …), the slots of a part side by side. slots: C."""
 
     data: Tensor
+    slots: int
 
     def of(self, rows: Tensor) -> Tensor:
-        """(R, C, …) all slots of some rows, given in ascending order; no copy where these are all rows."""
+        """(R, P·C, …) all slots of some rows, given in ascending order; no copy where these are all rows."""
         return self.data if len(rows) == len(self.data) else self.data[rows]
 
     def write(self, entries: Tensor, values: Tensor) -> None:
@@ -41,7 +42,22 @@ class Ring:
         """Forgets all rows but these (R,), which become 0 … R - 1."""
         self.data = self.data[rows]
 
+    def copy_last(self, other: Ring, newest: Tensor) -> None:
+        """Takes over the entries up to `newest` (B,) of a ring of the same rows with at least as many slots."""
+        positions = newest[:, None] - torch.arange(self.slots, device=newest.device)  # (B, C)
+        rows = torch.arange(len(newest), device=newest.device)[:, None]
+        mine, theirs = (ring.data.view(len(newest), -1, ring.slots, *ring.data.shape[2:]) for ring in (self, other))
+        mine[rows, :, positions % self.slots] = theirs[rows, :, positions % other.slots]
 
-def ring_of(value: float, *shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Ring:
-    """A ring (B, C, …) that holds `value` everywhere."""
-    return Ring(torch.full(shape, value, device=device, dtype=dtype))
+
+def ring_of(
+    value: float,
+    rows: int,
+    slots: int,
+    *shape: int,
+    parts: int = 1,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Ring:
+    """A ring (B, P·C, …) that holds `value` everywhere."""
+    return Ring(torch.full((rows, parts * slots, *shape), value, device=device, dtype=dtype), slots)

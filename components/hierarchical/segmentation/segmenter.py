@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+<<<<<<< HEAD
+=======
+import torch.nn.functional as F
+>>>>>>> model
 from torch import Tensor, nn
 
 from abstractinator.components.hierarchical.segmentation.segmentation_config import SegmentationConfig
@@ -25,8 +29,13 @@ from abstractinator.components.tokens import BYTES, Tokens
 class SegmentationState:
     """What the rule remembers of a token, in a tensor of any shape.
 
+<<<<<<< HEAD
     entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's place
     in its segment. token: its first slot.
+=======
+    entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's
+    offset in its segment. token: its first slot.
+>>>>>>> model
     """
 
     entropy: Tensor
@@ -68,17 +77,27 @@ class Segmenter(nn.Module, ABC):
         expected = self._expected(tokens, entropies, self.threshold)
         starts = expected | tokens.special
         of_token = starts.cumsum(0) - 1
+<<<<<<< HEAD
         place = torch.arange(packing.total, device=starts.device)
         first = place[starts]
         lengths = torch.diff(first, append=place.new_tensor([packing.total]))
         per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
         context = _context(of_token, tokens.special, expected)
         return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
+=======
+        index = torch.arange(packing.total, device=starts.device)
+        first = index[starts]
+        lengths = torch.diff(first, append=index.new_tensor([packing.total]))
+        per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
+        context = _context(of_token, tokens.special, expected)
+        return Segments(Packing.from_lengths(per_row), of_token, index - first[of_token], lengths, context)
+>>>>>>> model
 
     def _expected(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
         """(T,) bool: where a segment begins, as far as it can be known before the token is seen."""
         packing = tokens.packing
         row_start = packing.positions == 0
+<<<<<<< HEAD
         forced = row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device))
         return _reached(forced, self._following(forced, *self.weigh(tokens, entropies, threshold)))
 
@@ -98,6 +117,34 @@ class Segmenter(nn.Module, ABC):
             following = torch.where(ends, index + ahead, following)
             is_open = is_open & ~ends
         return following.clamp(max=total)
+=======
+        forced = (row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device)))[None]
+        weight, bound = self.weigh(tokens, entropies, threshold)
+        following, _ = self._following(forced, weight[None], bound, forced.new_zeros(1, 1))
+        return _reached(forced, following)[0]
+
+    def _following(self, forced: Tensor, weight: Tensor, bound: Tensor, run: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Where the next segment would begin if one began at a token: (R, W) columns, W for none, of W tokens a row.
+
+        That is where a boundary is forced, or where the segment would be too long, or the first token from the
+        shortest length on at which the rule holds. run: (R, W) tokens that the segment has before that token. Also,
+        for each number of tokens ahead, what is compared with the bound there, (R, W).
+        """
+        width, config = forced.shape[1], self.config
+        steps, index = max(0, min(self.longest, width - 1)), torch.arange(width, device=forced.device)
+        forced, weight = F.pad(forced, (0, steps)), F.pad(weight, (0, steps))
+        following = torch.full_like(index, width).expand(len(forced), -1)
+        is_open = torch.ones_like(following, dtype=torch.bool)
+        sums = [weight[:, :width]]
+        for ahead in range(1, steps + 1):
+            upcoming, length = slice(ahead, ahead + width), run + ahead
+            sums.append(sums[-1] + weight[:, upcoming] if self.adds_up else weight[:, upcoming])
+            holds = (sums[-1] > bound) & (length >= config.min_tokens_per_code)
+            ends = forced[:, upcoming] | holds | (length >= self.longest)
+            following = torch.where(is_open & ends, index + ahead, following)
+            is_open = is_open & ~ends
+        return following.clamp(max=width), sums
+>>>>>>> model
 
     def calibrate(self, tokens: Tokens, entropies: Tensor, *, momentum: float = 1.0) -> None:
         """Moves the threshold to where the tokens' mean segment length is the target; rules without one have none.
@@ -121,6 +168,7 @@ class Segmenter(nn.Module, ABC):
         special ones. entropy: (R, n) H of the tokens after them, None for the rules that need none. Equals `forward`.
         """
         weight, bound = self.weigh_next(last, token, entropy)
+<<<<<<< HEAD
         gathered, run = last.entropy, last.run
         begins, sums, runs = [], [], []
         for n in range(token.shape[1]):  # where a segment may begin depends on where the one before began
@@ -148,6 +196,38 @@ def _reached(forced: Tensor, following: Tensor) -> Tensor:
         reached = reached.index_fill(0, following[reached.nonzero()[:, 0]], True)
         following = following[following]
     return reached[:total]
+=======
+        # Column 0 is the state: a segment that has `last.run` tokens before it. A boundary at column t is after token
+        # t - 1.
+        weight = torch.cat([last.entropy[:, None], weight], dim=1)
+        run = F.pad(last.run[:, None], (0, token.shape[1]))
+        following, sums = self._following(F.pad(special, (1, 0)), weight, bound, run)
+        index = torch.arange(weight.shape[1], device=weight.device)
+        begins = _reached((index == 0).expand_as(weight), following)
+        first = torch.where(begins, index, 0).cummax(1).values  # where the segment of each column begins
+        run = run.gather(1, first) + index - first
+        if self.adds_up:
+            ahead = index - first
+            entropy = torch.stack(sums)[ahead, torch.arange(len(first), device=first.device)[:, None], first][:, 1:]
+        elif entropy is None:
+            entropy = last.entropy[:, None].expand(token.shape)
+        return begins[:, 1:], SegmentationState(entropy, run[:, 1:], token)
+
+
+def _reached(starts: Tensor, following: Tensor) -> Tensor:
+    """(R, W) bool: the columns on the paths i → following[i] from those where a segment starts; column W is outside.
+
+    Found by doubling the stride: log₂ W rounds, and without reading values, for which a GPU would have to wait.
+    """
+    width = starts.shape[1]
+    rows = torch.arange(len(starts), device=starts.device)[:, None] * (width + 1)
+    following = (F.pad(following, (0, 1), value=width) + rows).flatten()  # outside leads to itself
+    reached = F.pad(starts, (0, 1)).flatten().int()
+    for _ in range(width.bit_length()):
+        reached = reached.scatter_reduce(0, following, reached, "amax")
+        following = following[following]
+    return reached.view(-1, width + 1)[:, :width].bool()
+>>>>>>> model
 
 
 def _context(of_token: Tensor, special: Tensor, expected: Tensor) -> Tensor:
