@@ -69,7 +69,7 @@ def _refused(path: Path, payload: dict[str, Any]) -> Iterator[None]:
     """Turns what goes wrong while a model is built into one line."""
     try:
         yield
-    except Exception as error:  # the contents are a stranger's, and a kind raises what it likes
+    except Exception as error:  # the file may be of any origin, and a kind may raise any error
         raise CheckpointError(
             f"{path} does not hold a model that this version ({__version__}) can build; it was written by "
             f"version {payload.get('version', 'unknown')}: {first_line(error)}"
