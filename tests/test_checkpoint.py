@@ -5,6 +5,7 @@ import pickle
 import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from abstractinator.checkpoints import checkpoint_file as module
-from abstractinator.checkpoints.checkpoint_file import load_checkpoint, save_checkpoint
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint, map_checkpoint, save_checkpoint
 from abstractinator.checkpoints.checkpoint_folder import check_writable, latest_checkpoint
 from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.random_state import random_state, set_random_state
@@ -199,6 +200,28 @@ def test_another_version_says_which(saved: Path, version: int, advice: str, monk
         save_checkpoint(saved, {"version": "0.0.1"})
     this = f"this program reads version {module.FORMAT_VERSION}: {advice}"
     assert f"has checkpoint format version {version}; {this}" in error_of(saved)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02]K\x03a.",
+        b"\x80\x02N.",
+        b"\x80\x02q",
+        b"\x80\x02h\x07.",
+        b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.",
+    ],
+)
+def test_malformed_contents_are_one_line(saved: Path, pickled: bytes) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+    for read in (load_checkpoint, map_checkpoint):
+        with pytest.raises(CheckpointError) as caught:
+            read(saved)
+        assert "\n" not in str(caught.value) and str(saved) in str(caught.value)
 
 
 class Evil:

@@ -1,10 +1,12 @@
 """Tracking against one real local store (its database takes seconds to create) and against a broken one."""
 
+import resource
 import shlex
 import shutil
 import subprocess
 import sys
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,30 +61,73 @@ def test_how_a_run_ended_is_kept(root: Path, error: type[BaseException], status:
     assert run_of(root, tracker).info.status == status
 
 
-def test_a_failing_store_warns_and_the_training_continues(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_store_warns_and_the_training_continues(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     attempts = []
 
     def locked(*_: object, **__: object) -> None:
         attempts.append(1)
         raise OSError("database is locked\nwith a long story")
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with start_tracking("project", "run", root=root) as tracker:
-            assert tracker.run_id is not None  # once the store is open
-            monkeypatch.setattr(tracker._client, "log_batch", locked)  # type: ignore[attr-defined]
-            for step in range(6):
-                tracker.log_metrics({"loss": 1.0}, step)
-    assert [str(w.message) for w in caught] == ["tracking failed, the run continues: OSError: database is locked"]
+    with start_tracking("project", "run", root=root) as tracker:
+        assert tracker.run_id is not None  # once the store is open
+        monkeypatch.setattr(tracker._client, "log_batch", locked)  # type: ignore[attr-defined]
+        for step in range(6):
+            tracker.log_metrics({"loss": 1.0}, step)
+    expected = f"tracking in {root}/project failed, the run continues: OSError: database is locked"
+    assert caplog.messages == [expected]
     assert len(attempts) == 3  # then it is left alone
 
 
-def test_a_store_that_cannot_be_opened_keeps_nothing(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_keeps_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="this run is not tracked"):
-        tracker = start_tracking("project", "run", root=tmp_path / "file")
-        assert tracker.run_id is None
+    with start_tracking("project", "run", root=tmp_path / "file") as tracker:
+        tracker.log_metrics({"loss": 1.0}, 1)
+    assert tracker.run_id is None and not tracker.is_kept
+    (message,) = caplog.messages
+    assert message.startswith(
+        f"this run is not tracked: the store in {tmp_path}/file/project failed: NotADirectoryError"
+    )
+
+
+def test_without_mlflow_it_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with start_tracking("project", "run", root=tmp_path) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 1)
     assert not tracker.is_kept
+    advice = "mlflow is not installed; pip install 'abstractinator[tracking]'"
+    assert caplog.messages == [f"this run is not tracked: {advice}"]
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_costs_one_line_and_not_the_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with full_disk(300_000), start_tracking("project", "run", root=tmp_path) as tracker:
+        assert tracker.run_id is None
+    with start_tracking("project", "run", root=tmp_path) as tracker:
+        assert tracker.run_id is not None  # the database that could not be finished is made again
+        with full_disk(1000):
+            for step in range(4):
+                tracker.log_metrics({"loss": 1.0}, step)
+            tracker.end("FINISHED")
+    assert len(caplog.messages) == 2, caplog.messages
+    assert all("failed" in message and "OperationalError: disk I/O error" in message for message in caplog.messages)
+    assert all(len(message.splitlines()) == 1 for message in caplog.messages)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_project_can_be_copied_and_nothing_is_written_to_the_original(root: Path, tmp_path: Path) -> None:
@@ -130,6 +175,19 @@ def test_any_plain_name_is_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
     *_, uri = shlex.split(ui_command(project))
     assert (tmp_path / uri.removeprefix("sqlite:///")).is_file()
+
+
+def test_a_home_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path) -> None:
+    code = """
+from abstractinator.tracking import start_tracking
+with start_tracking("project", "run") as tracker:
+    tracker.log_text("x", "x.txt")
+assert tracker.is_kept
+"""
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "HOME": "/proc/none"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(tmp_path.rglob("x.txt"))) == 1
 
 
 def test_without_a_project_nothing_is_kept_or_imported(tmp_path: Path) -> None:

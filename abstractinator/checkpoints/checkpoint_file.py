@@ -1,7 +1,7 @@
 """Checkpoint files: written atomically, loaded without executing code, and checked for every flipped bit.
 
 The file is what `torch.save` writes, an uncompressed zip archive, and holds one dict: the caller's payload
-with `format` and `format_version`. Every record of the archive carries a CRC32, which torch does not look at;
+with `format` and `format_version`. Every record of the archive carries a CRC32, which torch does not check;
 `load_checkpoint` does.
 """
 
@@ -13,14 +13,14 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from abstractinator.atomic_file import atomic_write
 from abstractinator.checkpoints.checkpoint_folder import checkpoints, latest_checkpoint
-from abstractinator.checkpoints.errors import CheckpointError
+from abstractinator.checkpoints.errors import CheckpointError, first_line
 
 FORMAT = "abstractinator-checkpoint"
 FORMAT_VERSION = 4  # 4: kinds of model; names of the parameters and of the settings have changed
@@ -31,8 +31,8 @@ def save_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:
     """Writes `payload` (dicts, lists, tensors, numbers, text) to `path` atomically.
 
     The bytes go to a temporary name in the same folder, reach the disk, and only then take the name `path`:
-    a crash, a full disk or a kill at any moment leaves every earlier file as it was. What a killed process
-    left behind is removed. Raises CheckpointError when the folder cannot be written to, TypeError for a value
+    a crash, a full disk or a kill at any moment leaves every earlier file as it was. Temporary files of killed
+    processes are removed. Raises CheckpointError when the folder cannot be written to, TypeError for a value
     that `load_checkpoint` would refuse. A KeyboardInterrupt stays one.
     """
     path = Path(path)
@@ -41,11 +41,10 @@ def save_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
-        with _temporary(path) as (file, temporary):
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(_cannot_write(path, error)) from error
@@ -73,17 +72,6 @@ def _check_plain(value: Any, where: str) -> None:
         type(None),
     ):
         raise TypeError(f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers and text")
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A new file beside `path`, open for writing; what is left under its name at the end is removed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file, temporary
-    finally:  # also for KeyboardInterrupt; after a rename there is nothing of that name
-        temporary.unlink(missing_ok=True)
 
 
 def _remove_stale(folder: Path) -> None:
@@ -129,17 +117,28 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises CheckpointError for a missing, truncated, damaged or foreign file and for one of another version.
     """
-    path = Path(path)
+    return _load(Path(path), mapped=False)
+
+
+def map_checkpoint(path: str | Path) -> dict[str, Any]:
+    """As `load_checkpoint`, but tensors stay in the file and are read when they are used. Flipped bits are not found.
+
+    Fast for a file of any size; for settings and progress, not for weights.
+    """
+    return _load(Path(path), mapped=True)
+
+
+def _load(path: Path, mapped: bool) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(_missing(path))
-    _check_records(path)
+    _check_records(path, read=not mapped)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         why = "it holds objects that only running its code could restore"
         raise CheckpointError(f"{path} was written by another program and is not loaded: {why}") from error
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch answers malformed contents with errors of every kind
+        raise CheckpointError(f"{path} is not a checkpoint: {first_line(error)}") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} was written by another program: it lacks the mark '{FORMAT}'")
@@ -148,27 +147,52 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         newer = "update this program" if version > FORMAT_VERSION else f"train again, or use {writer}"
         advice = f"this program reads version {FORMAT_VERSION}: {newer}"
         raise CheckpointError(f"{path}, written by {writer}, has checkpoint format version {version}; {advice}")
+    if not all(_is_whole(tensor) for tensor in _tensors(content)):
+        raise CheckpointError(f"{path} is not a checkpoint: it has a tensor whose values it does not hold")
     return content
 
 
-def _check_records(path: Path) -> None:
-    """Compares every record of the archive with its CRC32: a wrong weight is an error and never silent."""
+def _check_records(path: Path, read: bool) -> None:
+    """Checks that records are stored as they are and fit into the file, so that a small file cannot become large.
+
+    read: whether every record is compared with its CRC32, so that a wrong weight is an error and never silent.
+    """
     others = [other for _, other in checkpoints(path.parent) if other.name != path.name]
     such_as = f", such as {others[-1]}" if others else ""
-    damaged = f"{path} is damaged or cut short: use an earlier checkpoint{such_as}"
+    damaged = CheckpointError(f"{path} is damaged or cut short: use an earlier checkpoint{such_as}")
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise CheckpointError(f"{path} has compressed records, which this program does not write; not loaded")
-            bad = archive.testzip()
-    except CheckpointError:
-        raise
+            records = archive.infolist()
+            is_plain = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+            fits = sum(record.file_size for record in records) <= path.stat().st_size
+            is_whole = not (is_plain and fits and read) or archive.testzip() is None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         with open(path, "rb") as file:
             is_archive = file.read(2) == b"PK"
-        raise CheckpointError(damaged if is_archive else f"{path} is not a checkpoint") from error
-    if bad is not None:
-        raise CheckpointError(damaged)
+        raise (damaged if is_archive else CheckpointError(f"{path} is not a checkpoint")) from error
+    if not is_plain:
+        raise CheckpointError(f"{path} has compressed records, which this program does not write; not loaded")
+    if not (fits and is_whole):
+        raise damaged
+
+
+def _tensors(content: dict[Any, Any]) -> Iterator[torch.Tensor]:
+    """All tensors in nested dicts and lists, however deep."""
+    stack: list[Any] = [content]
+    seen = set()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            stack += value.values() if isinstance(value, dict) else value
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Whether every value of a tensor has a place of its own in the file; a repeated one could be of any size."""
+    is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    return is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _missing(path: Path) -> str:
@@ -177,6 +201,6 @@ def _missing(path: Path) -> str:
         return (
             f"{path} is a folder; give a file, such as {latest}" if latest else f"{path} holds no checkpoint_step….pt"
         )
-    names = [found.name for _, found in checkpoints(path.parent)]
+    names = [each.name for _, each in checkpoints(path.parent)]
     shown = ", ".join(names[-10:]) if names else "no checkpoints"
     return f"there is no file {path}; in {path.parent} there are: {shown}"

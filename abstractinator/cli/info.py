@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from abstractinator.cli import CHECKPOINT_HELP
 
 if TYPE_CHECKING:
     from abstractinator.cli import Commands
+    from abstractinator.contract.model import Model
 
 _PLAIN = ("version", "kind", "config", "step", "planned_steps", "bytes_read", "seconds")
 
@@ -22,24 +23,32 @@ def add_command(commands: Commands) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
-    import torch
-
     from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
-    from abstractinator.checkpoints.models import load_model
+    from abstractinator.checkpoints.errors import CheckpointError
+    from abstractinator.checkpoints.models import describe_model
 
     path = latest_checkpoint(options.checkpoint) or options.checkpoint
-    model, payload = load_model(path, torch.device("cpu"))
-    if options.json:
-        print(json.dumps({key: payload[key] for key in _PLAIN}, indent=2))
-        return 0
-    print(f"{path}: {payload['config']['run_name']}, written by version {payload['version']}")
+    model, payload = describe_model(path)
+    try:
+        text = _json(payload) if options.json else f"{path}: {_table(model, payload)}"
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} was not written by a training of this version: {error!r}") from error
+    print(text)
+    return 0
+
+
+def _json(payload: dict[str, Any]) -> str:
+    return json.dumps({key: payload[key] for key in _PLAIN}, indent=2)
+
+
+def _table(model: Model, payload: dict[str, Any]) -> str:
+    parameters = {each.data_ptr(): each.numel() for each in model.parameters()}  # one may stand in two layers
     rows = {
         "kind": model.kind,
         "steps": f"{payload['step']} of {payload['planned_steps']} planned",
         "bytes read": f"{payload['bytes_read']:,}",
         "seconds": f"{payload['seconds']:.0f}",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "parameters": f"{sum(parameters.values()):,}",
     }
-    for name, text in (rows | model.describe()).items():
-        print(f"  {name:<12}{text}")
-    return 0
+    lines = [f"{payload['config']['run_name']}, written by version {payload['version']}"]
+    return "\n".join(lines + [f"  {name:<12}{text}" for name, text in (rows | model.describe()).items()])

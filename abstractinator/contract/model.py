@@ -116,6 +116,8 @@ class Model(nn.Module, ABC):
     kind: the name in `model.kind` and in checkpoints. Config: the dataclass of its settings, with a field `kind`, whose
     values are checked when it is made; a field with metadata `TRAINING_ONLY` says how it learns and not what it is, and
     may differ when a run is resumed. headline: the held-out metric that ranks checkpoints, the lowest is the best.
+
+    The constructor reads no values of tensors: before a checkpoint is loaded, it is called on the device `meta`.
     """
 
     kind: ClassVar[str]

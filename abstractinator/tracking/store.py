@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sqlite3
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ def store_folder(root: str | Path, project_name: str) -> Path:
     return Path(root) / re.sub(r"[^\w\-. ]", "_", project_name)
 
 
-def database_uri(folder: Path) -> str:
-    """The URI of the database in `folder`.
+def database_uri(path: Path) -> str:
+    """The URI of a database file.
 
     In a URI `?`, `#` and `%` have a meaning of their own: where the path has one, it is given relative to the working
     folder, below which a store lies as a rule.
     """
-    path = (folder / DATABASE).resolve()
+    path = path.resolve()
     return f"sqlite:///{os.path.relpath(path) if set('?#%') & set(str(path)) else path}"
 
 
@@ -41,13 +42,15 @@ def open_store(folder: Path, project_name: str) -> tuple[Any, str]:
     from mlflow import MlflowClient  # 1.3 s, which a run without tracking need not pay
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and told in one line
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        client = MlflowClient(tracking_uri=database_uri(folder))
-        experiment = client.get_experiment_by_name(project_name)
         location = (folder / "artifacts").resolve().as_uri()
+        if not (folder / DATABASE).exists():
+            _create(folder, location)
+        client = MlflowClient(tracking_uri=database_uri(folder / DATABASE))
+        experiment = client.get_experiment_by_name(project_name)
         if experiment is None:
             return client, client.create_experiment(project_name, artifact_location=location)
         if experiment.lifecycle_stage == "deleted":
@@ -55,6 +58,17 @@ def open_store(folder: Path, project_name: str) -> tuple[Any, str]:
         if experiment.artifact_location != location:
             _correct_locations(folder, experiment.artifact_location, location)
         return client, experiment.experiment_id
+
+
+def _create(folder: Path, location: str) -> None:
+    """Creates the database, whole or not at all: MLflow could never open one whose tables are not all there."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for old in folder.glob(f".{DATABASE}.*"):
+        old.unlink()  # of a process that was killed, or met a full disk
+    new = folder / f".{DATABASE}.{uuid.uuid4().hex}"  # MLflow keeps an open file for every name that it has seen
+    SqlAlchemyStore(database_uri(new), location).engine.dispose()
+    new.rename(folder / DATABASE)
 
 
 def _correct_locations(folder: Path, old: str, new: str) -> None:

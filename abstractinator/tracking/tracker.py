@@ -7,10 +7,10 @@ a training does not wait for it.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from abstractinator.tracking.store import DATABASE, open_store, store_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_log = logging.getLogger(__name__)
 TRACKING_FOLDER = "mlruns"
 _MAX_VALUE = 6000  # characters of a parameter, MLflow's limit
 _PARAMS_PER_BATCH = 100
@@ -96,14 +97,12 @@ def ui_command(project_name: str, root: str | Path = TRACKING_FOLDER) -> str:
 
 class _MlflowTracker(Tracker):
     def __init__(self, folder: Path, project_name: str, run_name: str, run_id: str | None) -> None:
-        self._failures, self._warned = 0, False
+        self._folder, self._failures, self._warned = folder, 0, False
         self._run_id: str | None = None
         self._client: Any = None
         self._is_open = Event()
         self._actions: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._thread = Thread(
-            target=self._work, args=(folder, project_name, run_name, run_id), name="tracking", daemon=True
-        )
+        self._thread = Thread(target=self._work, args=(project_name, run_name, run_id), name="tracking", daemon=True)
         self._thread.start()
 
     @property
@@ -111,26 +110,27 @@ class _MlflowTracker(Tracker):
         self._is_open.wait()
         return self._run_id
 
-    def _work(self, folder: Path, project_name: str, run_name: str, run_id: str | None) -> None:
+    def _work(self, project_name: str, run_name: str, run_id: str | None) -> None:
         """Opens the store, then does what is asked for, in order, until None comes."""
         try:
-            self._client, experiment_id = open_store(folder, project_name)
+            self._client, experiment_id = open_store(self._folder, project_name)
             if run_id is not None and self._is_known(run_id):
                 self._client.update_run(run_id, status="RUNNING")
                 self._run_id = run_id
             else:
                 self._run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
-        except ImportError:
-            self._warn("this run is not tracked: mlflow is not installed; pip install 'abstractinator[tracking]'")
+        except ModuleNotFoundError as error:
+            advice = "pip install 'abstractinator[tracking]'"
+            self._warn(f"this run is not tracked: {error.name} is not installed; {advice}")
         except Exception as error:
-            self._warn(f"this run is not tracked, MLflow's store failed: {_first_line(error)}")
+            self._warn(f"this run is not tracked: the store in {self._folder} failed: {_cause(error)}")
         self._is_open.set()
         while (action := self._actions.get()) is not None:
             self._try(action)
 
     def _warn(self, message: str) -> None:
         if not self._warned:
-            warnings.warn(message, stacklevel=2)
+            _log.warning(message)
         self._warned = True
 
     def _is_known(self, run_id: str) -> bool:
@@ -186,7 +186,7 @@ class _MlflowTracker(Tracker):
             self._failures = 0
         except Exception as error:
             self._failures += 1
-            self._warn(f"tracking failed, the run continues: {_first_line(error)}")
+            self._warn(f"tracking in {self._folder} failed, the run continues: {_cause(error)}")
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -206,5 +206,8 @@ def _valid_key(key: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+def _cause(error: BaseException) -> str:
+    """The first error of a chain, in one line: MLflow tells it with pages of SQL."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

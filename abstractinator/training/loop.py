@@ -24,7 +24,7 @@ from abstractinator.checkpoints.checkpoint_folder import (
     remove_old_checkpoints,
 )
 from abstractinator.checkpoints.errors import CheckpointError
-from abstractinator.checkpoints.models import check_same_model
+from abstractinator.checkpoints.models import check_same_model, check_weights
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import ConfigError, to_dict
 from abstractinator.contract.model import Batch, Metric, Model
@@ -69,6 +69,7 @@ def train(config: ExperimentConfig) -> report.Summary:
     payload = load_checkpoint(resume_from) if resume_from is not None else None
     if payload is not None and resume_from is not None:
         check_same_model(payload, config.model, resume_from)
+        check_weights(payload, resume_from)
     model = new_model(config, device)
     check_writable(folder)
     with lock(folder):

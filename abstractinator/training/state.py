@@ -13,7 +13,7 @@ from torch import Tensor
 from abstractinator import __version__, registry
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
 from abstractinator.checkpoints.checkpoint_folder import best_checkpoint
-from abstractinator.checkpoints.errors import CheckpointError
+from abstractinator.checkpoints.errors import CheckpointError, first_line
 from abstractinator.checkpoints.random_state import random_state, set_random_state
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
@@ -132,10 +132,10 @@ class RunState:
         those of `config`. Raises CheckpointError where the contents do not fit."""
         try:
             self._restore(payload)
-        except (KeyError, RuntimeError, TypeError) as error:
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} was written by version {payload.get('version', 'unknown')} and cannot be resumed by this "
-                f"version ({__version__}): {str(error).splitlines()[0]}"
+                f"version ({__version__}): {first_line(error)}"
             ) from error
 
     def _restore(self, payload: dict[str, Any]) -> None:
