@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
-from abstractinator.data import DataConfig, PackedRows, train_loader
-from abstractinator.data.document_units import MemoryUnit
+from abstractinator.contract.model import RowLayout
+from abstractinator.data import DataConfig, PackedRows, TrainLoader, train_loader
+from abstractinator.data.formats.units import MemoryUnit
 from abstractinator.data.local_corpus import LocalCorpus
 
 BOS, EOS, PAD = ByteTokenizer.BOS, ByteTokenizer.EOS, ByteTokenizer.PAD
@@ -157,13 +158,14 @@ def test_bad_sizes_are_refused(sizes: dict) -> None:
 def test_the_loader_resumes_and_leaves_the_random_state_alone(tmp_path: object) -> None:
     corpus = corpus_of([bytes([65 + i]) * 30 for i in range(20)])
 
-    def loader() -> object:
-        return train_loader(corpus, row_length=16, batch_size=3, seed=5, num_epochs=2)
+    def loader() -> TrainLoader:
+        return train_loader(corpus, RowLayout(16), batch_size=3, seed=5, num_epochs=2)
 
     random_state = torch.get_rng_state()
     whole = list(loader())
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert whole[0].shape == (3, 16) and whole[0].dtype == torch.int64
+    assert whole[0].ids.shape == (3, 16) and whole[0].ids.dtype == torch.int64
+    assert sum(batch.bytes for batch in whole) == 2 * 20 * 30
     for stop in (1, 7, len(whole) - 1):
         first = loader()
         iterator = iter(first)
@@ -174,4 +176,4 @@ def test_the_loader_resumes_and_leaves_the_random_state_alone(tmp_path: object) 
         second.load_state_dict(torch.load(f"{tmp_path}/state.pt", weights_only=True))
         rest = list(second)
         assert len(rest) == len(whole) - stop
-        assert all(torch.equal(a, b) for a, b in zip(rest, whole[stop:], strict=True))
+        assert all(torch.equal(a.ids, b.ids) for a, b in zip(rest, whole[stop:], strict=True))
