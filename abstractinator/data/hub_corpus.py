@@ -106,8 +106,7 @@ class HubCorpus(Corpus):
 
 
 class _HubStream(DocumentStream):
-    """One epoch of a HubCorpus. A position is [position of datasets before the chunk, chunk, offset in it]; the chunk
-    is −1 after the last one, as a stream of datasets that has ended begins again when it is resumed.
+    """One epoch of a HubCorpus. A position is [position of datasets before the chunk, chunk, offset in it].
 
     Held-out documents are empty inside a chunk, so an empty chunk means the end of the stream.
     """
@@ -115,9 +114,6 @@ class _HubStream(DocumentStream):
     def __init__(self, corpus: HubCorpus, epoch: int, seed: int, position: Any) -> None:
         self._corpus, self._seeds = corpus, [seed, epoch]
         self._before, self._chunk, self._offset = position or [None, 0, 0]
-        self._documents: list[bytes] = []  # of the open chunk
-        if self._chunk == _ENDED:
-            return
         files_seed = int(np.random.SeedSequence(self._seeds).generate_state(1)[0])
         stream = open_split(corpus.config, corpus.config.dataset_train_split)
         # A buffer of one document shuffles the files alone: it is empty whenever the stream stops.
@@ -135,7 +131,8 @@ class _HubStream(DocumentStream):
     def __next__(self) -> bytes:
         while self._documents:
             if self._offset == len(self._documents):
-                self._next_chunk()
+                self._before, self._chunk, self._offset = self._stream.state_dict(), self._chunk + 1, 0
+                self._documents = self._read_chunk()
                 continue
             document = self._documents[self._offset]
             self._offset += 1
@@ -143,23 +140,12 @@ class _HubStream(DocumentStream):
                 return document
         raise StopIteration
 
-    def _next_chunk(self) -> None:
-        before = self._stream.state_dict()
-        self._chunk, self._offset = self._chunk + 1, 0
-        self._documents = self._read_chunk()
-        self._before = before
-        if not self._documents:
-            self._before, self._chunk = None, _ENDED
-
     def _read_chunk(self) -> list[bytes]:
         """The next chunk of the stream, shuffled."""
         arrived = list(islice(self._arrivals, self._corpus.config.shuffle_buffer))
         texts = [self._corpus.split.training_part(document) for document in arrived]
         order = np.random.default_rng([*self._seeds, self._chunk]).permutation(len(texts))
         return [texts[index] for index in order.tolist()]
-
-
-_ENDED = -1
 
 
 def _close(arrivals: Generator[Document]) -> None:

@@ -91,9 +91,9 @@ class PackedRows:
                 yield torch.from_numpy(block[order[row - first]])  # type: ignore[misc]
                 row += self.world_size
             first += len(block)
-            if epochs != self.num_epochs:  # the open block of a position with another number of epochs
-                if tokens.at_end():
-                    first = max(first, start.next_row)  # rows of PAD completed its last round
+            if epochs != self.num_epochs and (tokens.at_end() or first >= start.next_row):
+                # All blocks of a position with another number of epochs have been cut as before.
+                first = max(first, start.next_row)  # if more: rows of PAD that completed the last round
                 tokens = self._tokens(tokens.position(), self.num_epochs)
         if row - self.rank < first:  # other ranks have a row in this last round
             last = self._progress
