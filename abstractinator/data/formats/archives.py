@@ -58,15 +58,19 @@ def archive_units(name: str, source: Source, column: str) -> list[DocumentUnit]:
     """The units of an archive; it is read once. Raises DataError where it cannot be read or holds no text."""
     found: list[Member] = []
     others: list[str] = []
+    end = 0
     with source.open() as file:
         try:
             with tarfile.open(fileobj=file, mode="r|") as archive:
                 for info in archive:
+                    end = info.offset_data + info.size
                     if info.isfile() and not _is_hidden(info.name):
                         member = _member(archive, info)
                         found.append(member) if member else others.append(info.name)
         except tarfile.TarError as error:
             raise damaged(source.path, "tar", error) from None
+    if source.is_plain and source.path.stat().st_size < end:  # tarfile does not tell
+        raise damaged(source.path, "tar", EOFError("it is cut short"))
     if not found:
         raise DataError(f"{source.path} holds no text: none of its {len(others)} files is .txt, .json or another text")
     if others:

@@ -51,7 +51,7 @@ class Source:
         """A buffered stream from an offset in bytes. DataError, also from the block, where the file cannot be read."""
         try:
             with self._opened() as file:
-                if self.is_plain:
+                if file.seekable():
                     file.seek(offset)
                 else:
                     _skip(file, offset)
@@ -111,7 +111,7 @@ def _encoding(head: bytes) -> str | None:
     for mark, encoding in _ENCODINGS:
         if head.startswith(mark):
             try:
-                codecs.getincrementaldecoder(encoding)().decode(head)
+                codecs.getincrementaldecoder(encoding)().decode(head, final=len(head) < _HEAD_BYTES)
             except UnicodeError:
                 return None
             return encoding
