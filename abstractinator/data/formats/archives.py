@@ -69,13 +69,20 @@ def archive_units(name: str, source: Source, column: str) -> list[DocumentUnit]:
                         found.append(member) if member else others.append(info.name)
         except tarfile.TarError as error:
             raise damaged(source.path, "tar", error) from None
-    if source.is_plain and source.path.stat().st_size < end:  # tarfile does not tell
+    if source.is_plain and _is_cut_short(source, end):
         raise damaged(source.path, "tar", EOFError("it is cut short"))
     if not found:
         raise DataError(f"{source.path} holds no text: none of its {len(others)} files is .txt, .json or another text")
     if others:
         _log.warning("%s: files that are not read: %d, such as %s", source.path, len(others), ", ".join(others[:3]))
     return _grouped(name, source, column, _without_metadata(found))
+
+
+def _is_cut_short(source: Source, end: int) -> bool:
+    """Whether an archive ends inside its last member, which should end at `end`, or inside the next one's header.
+    tarfile takes both for the archive's end."""
+    header = source.read(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)
+    return source.path.stat().st_size < end or bool(header.strip(b"\0"))
 
 
 def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
