@@ -120,7 +120,7 @@ def test_each_epoch_is_trained_once_whatever_their_number_was(
     ranks = [PackedRows(corpus, length, 1, before, rank, world, block) for rank in range(world)]
     rounds = data.draw(st.integers(0, len(list(ranks[0]))))
     iterators = [iter(rank) for rank in ranks]
-    given_out = [next(rows).tolist() for _ in range(rounds) for rows in iterators]
+    yielded = [next(rows).tolist() for _ in range(rounds) for rows in iterators]
     if after is not None and after < before:
         return  # fewer epochs: only the open block is completed
     later = [PackedRows(corpus, length, 1, after, rank, later_world, block) for rank in range(later_world)]
@@ -134,7 +134,7 @@ def test_each_epoch_is_trained_once_whatever_their_number_was(
         )
         for row in round_
     ]
-    found = Counter(token for row in [*given_out, *(row.tolist() for row in rest)] for token in row if token < 256)
+    found = Counter(token for row in [*yielded, *(row.tolist() for row in rest)] for token in row if token < 256)
     wanted = Counter(b"".join(texts))
     if after is None:
         assert all(found[byte] >= epochs * count for byte, count in wanted.items())
@@ -173,3 +173,13 @@ def test_ids_are_wide_and_batches_count_bytes() -> None:
     batch = next(iter(train_loader(local(TEXTS), RowLayout(32), 4, 0)))
     assert batch.ids.dtype == torch.int64
     assert batch.bytes == int((batch.ids < 256).sum())
+
+
+def test_rows_of_pad_are_not_taken_for_rows_of_the_next_epoch() -> None:
+    texts = [b"a", b"b"]  # a row of three tokens each: the round of three ranks ends with a row of PAD
+    ranks = [PackedRows(local(texts), 3, 1, 1, rank, 3) for rank in range(3)]
+    rows = [row.tolist() for rank in ranks for row in rank]
+    assert rows[2] == [258] * 3
+    longer = PackedRows(local(texts), 3, 1, 2)
+    longer.load_state_dict(ranks[0].state_dict())
+    assert sorted(row.tolist() for row in longer) == sorted(rows[:2])

@@ -48,7 +48,7 @@ texts = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12)
 @settings(max_examples=60)
 @given(texts, st.integers(1, 30), st.integers(1, 3), st.integers(0, 9))
 def test_every_document_once_an_epoch(documents: list[bytes], length: int, epochs: int, seed: int) -> None:
-    # Blocks of one row are given out in the order they are cut in: the string of tokens itself.
+    # Blocks of one row are yielded in the order in which they are cut: the string of tokens itself.
     rows = rows_of(PackedRows(corpus_of(documents), length, seed, epochs, block_bytes=1))
     found = documents_in(rows)
     for epoch in range(epochs):
@@ -63,9 +63,9 @@ def test_every_document_once_an_epoch(documents: list[bytes], length: int, epoch
 def test_blocks_only_reorder(documents: list[bytes], length: int, epochs: int, block: int) -> None:
     corpus = corpus_of(documents)
     cut = rows_of(PackedRows(corpus, length, 0, epochs, block_bytes=1))
-    given_out = rows_of(PackedRows(corpus, length, 0, epochs, block_bytes=block))
-    assert sorted(given_out) == sorted(cut)
-    assert given_out[-1] == cut[-1] or PAD not in cut[-1]
+    yielded = rows_of(PackedRows(corpus, length, 0, epochs, block_bytes=block))
+    assert sorted(yielded) == sorted(cut)
+    assert yielded[-1] == cut[-1] or PAD not in cut[-1]
 
 
 @settings(max_examples=60)
@@ -119,7 +119,7 @@ def test_ranks_share_the_rows(
     assert rest[: len(whole) - rounds * world] == whole[rounds * world :]
 
 
-def test_epochs_go_on_without_end_and_differ() -> None:
+def test_epochs_follow_without_end_and_differ() -> None:
     documents = [bytes([65 + i]) * 6 for i in range(12)]  # 8 tokens each: a row is a document
     rows = iter(PackedRows(corpus_of(documents), 8, 0))
     epochs = [[next(rows).tolist() for _ in documents] for _ in range(3)]
