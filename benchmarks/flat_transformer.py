@@ -1,16 +1,11 @@
-"""The baseline: a flat byte transformer with full causal attention, and how fast it trains at some sizes.
-
-It also generates byte by byte, with a KV cache of its last C positions.
+"""A flat byte transformer with full causal attention, which generates byte by byte with a KV cache of C positions.
 
 Letters: B rows, N tokens a row, H heads, d width of a head, D width, C positions of the cache.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import statistics
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,9 +17,6 @@ from torch import Tensor, nn
 from abstractinator.components.token_head import IGNORED
 from abstractinator.components.transformer import ResidualMLP, RMSNorm
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
-from abstractinator.device import autocast, prepare_processor
-from abstractinator.training.optimizers import build_optimizers
-from benchmarks.common import argument_parser, count_parameters, finish, progress, table
 
 _HEAD_WIDTH = 64
 
@@ -215,50 +207,3 @@ def flat_config(parameters: int) -> FlatConfig:
     if not fitting:
         raise ValueError(f"no flat transformer of about {parameters:,} parameters; ask for 20,000 or more")
     return min(fitting, key=lambda item: item[0])[1]
-
-
-def measure(parameters: int, length: int, batch_size: int, steps: int) -> dict[str, float]:
-    """Training speed on random bytes: the median of `steps` steps after one to warm up."""
-    torch.manual_seed(0)
-    model = FlatByteTransformer.sized(parameters)
-    optimizers = build_optimizers(model, learning_rate=3e-3, muon_learning_rate=0.02, weight_decay=0.0)
-    rows, seconds = torch.randint(256, (batch_size, length)), []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        with autocast(rows.device, True):
-            loss = model(rows)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - start)
-    config = model.config
-    return {
-        "parameters": count_parameters(model),
-        "width": config.width,
-        "layers": config.layers,
-        "heads": config.heads,
-        "bytes_per_second": rows.numel() / statistics.median(seconds[1:]),
-    }
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argument_parser("benchmarks.flat_transformer", __doc__)
-    parser.add_argument("--parameters", type=int, nargs="+", default=[2_000_000, 5_000_000, 10_000_000])
-    parser.add_argument("--sequence-length", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a size")
-    options: argparse.Namespace = parser.parse_args(arguments)
-    prepare_processor()
-    sizes = []
-    for parameters in options.parameters:
-        progress(f"training {parameters:,} parameters")
-        sizes.append(measure(parameters, options.sequence_length, options.batch_size, options.steps))
-    header = ["parameters", "width", "layers", "heads", "bytes/s"]
-    rows = [[f"{value:,.0f}" for value in size.values()] for size in sizes]
-    title = f"flat byte transformer, {options.batch_size} × {options.sequence_length} bytes a step"
-    finish(options.output, table(title, header, rows), {"sizes": sizes}, options)
-
-
-if __name__ == "__main__":
-    main()

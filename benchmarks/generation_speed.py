@@ -1,6 +1,6 @@
 """Generation: speed against a flat byte transformer with a KV cache, memory over a long text, and quality.
 
-    speed     new bytes per second after a prompt of held-out text, all contestants in turn; the flat transformer has
+    speed     new bytes per second after a prompt of held-out text, all baselines in turn; the flat transformer has
               as many parameters, untrained (its speed does not depend on that), and samples in the same way
     memory    how far the memory of a process rises from the first twentieth of a long text to its end
     quality   BrierLM (CALM, Shao et al. 2025, arXiv 2510.27688) over bytes: 100 × (Π Brier-n)^¼, n = 1 … 4, Brier-n
@@ -19,14 +19,14 @@ import math
 import statistics
 import time
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from abstractinator.checkpoints.models import load_model
-from abstractinator.components.hierarchical.generation import generate_bytes, stream_bytes
+from abstractinator.components.hierarchical.generation import MODES, stream_bytes
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
-from abstractinator.components.sampling import Mode, Sampler
+from abstractinator.components.sampling import Sampler
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import build
 from abstractinator.contract.generation_config import GenerationConfig
@@ -36,7 +36,7 @@ from benchmarks.common import PeakMemory, argument_parser, count_parameters, fin
 from benchmarks.flat_transformer import FlatByteTransformer
 
 _MODULE = "benchmarks.generation_speed"
-_MODES: tuple[Mode, ...] = get_args(Mode)
+_MODES = MODES
 _MARKS = {1: {"plan": 10, "speculative": 2, "exact": 1}, 32: {"plan": 10, "speculative": 2, "exact": 1.5}}
 _NGRAM = 4
 
@@ -75,7 +75,7 @@ def speed_of_flat(model: FlatByteTransformer, rows: int, seen: int, context: int
 def measure_speed(
     model: HierarchicalAELM, text: bytes, options: argparse.Namespace, config: GenerationConfig
 ) -> list[dict[str, Any]]:
-    """All contestants in turn, --repeats times over; medians, and the medians of the ratios within a turn."""
+    """All baselines in turn, --repeats times over; medians, and the medians of the ratios within a turn."""
     flat = FlatByteTransformer.sized(count_parameters(model)).eval()
     out = []
     for rows in options.batch_sizes:
@@ -109,13 +109,13 @@ def work(task: dict[str, Any]) -> dict[str, int]:
     return {"rise": peak.rise()}
 
 
-def brier(model: HierarchicalAELM, prompts: list[bytes], mode: Mode, batch_size: int) -> list[float]:
+def brier(model: HierarchicalAELM, prompts: list[bytes], mode: str, batch_size: int) -> list[float]:
     """Brier-n for n = 1 … _NGRAM, of prompts with their true continuations, sampled as the model is, unshaped."""
     sums = [0] * _NGRAM
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
         config = GenerationConfig(mode, max_new_bytes=_NGRAM, temperature=1.0, top_p=1.0, seed=start)
-        texts = generate_bytes(model, [prompt[:-_NGRAM] for prompt in part] * 2, config)
+        texts = model.generate_bytes([prompt[:-_NGRAM] for prompt in part] * 2, **vars(config))
         for prompt, x, y in zip(part, texts[: len(part)], texts[len(part) :], strict=True):
             true = prompt[-_NGRAM:]
             for n in range(1, _NGRAM + 1):
@@ -133,7 +133,7 @@ def measure_quality(model: HierarchicalAELM, text: bytes, options: argparse.Name
         score = 100 * math.prod(max(part, 0.0) for part in parts) ** (1 / _NGRAM)
         config = GenerationConfig(mode, max_new_bytes=options.sample_bytes, seed=0)
         prompt = prompts[len(prompts) // 2][:-_NGRAM]
-        sample = generate_bytes(model, [prompt], config)[0].decode("utf-8", "replace")
+        sample = model.generate_bytes(prompt, **vars(config)).decode("utf-8", "replace")
         out.append({"name": mode, "brier_lm": score, "brier": parts, "prompt_end": _end(prompt), "sample": sample})
     return out
 

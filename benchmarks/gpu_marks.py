@@ -29,14 +29,15 @@ from abstractinator.components.bottlenecks.nearest_code import nearest_code
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.packing import Packing
 from abstractinator.components.sliding_window_attention import Kernel, block_attention, flash_attention, flex_attention
-from abstractinator.components.tokens import pack_bytes
+from abstractinator.components.tokens import tokens_of
 from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.experiment import ExperimentConfig, load_experiment
-from abstractinator.data import DataConfig, open_corpus, train_loader
+from abstractinator.contract.model import Batch, RowLayout
+from abstractinator.data import DataConfig, ReadAhead, open_corpus, train_loader
 from abstractinator.device import autocast, has_bfloat16, pick_device, prepare_processor
-from abstractinator.training.optimizers import build_optimizers
+from abstractinator.training.state import RunState, new_model
+from abstractinator.training.step import train_step
 from benchmarks.common import ROOT, argument_parser, finish, progress, table
-from benchmarks.length_scaling import train_step
 
 _MODULE = "benchmarks.gpu_marks"
 _PARTS = ("attention", "codes", "utilisation")
@@ -147,31 +148,28 @@ def utilisation(
     experiment: ExperimentConfig, options: argparse.Namespace, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Whole training steps, all losses → seconds, operations a second, and these over a product's."""
-    torch.manual_seed(0)
-    model = HierarchicalAELM(experiment.model).to(device).train()
-    optimizers = build_optimizers(
-        model, learning_rate=experiment.learning_rate, muon_learning_rate=experiment.muon_learning_rate, weight_decay=0
+    model = new_model(experiment, device).train()
+    assert isinstance(model, HierarchicalAELM), "operations are counted for the kind hier_ae"
+    loader = train_loader(
+        open_corpus(DataConfig(path=options.data)), RowLayout(experiment.sequence_length), experiment.batch_size, seed=0
     )
-    batches = _batches(experiment, options.data, device)
-    train_step(model, optimizers, batches, first=True)  # sets the boundaries, on which the number of segments depends
-    operations = sum(operations_of(model, rows) for rows in batches)
+    count = experiment.gradient_accumulation_steps
+    batches = [batch.to(device) for batch, _ in zip(loader, range(count), strict=False)]
+    state = RunState.begin(experiment, model, ReadAhead(loader), experiment.max_steps or 1)
+    train_step(state, iter(batches))  # sets the boundaries, on which the number of segments depends
+    state.clock.position = state.clock.planned // 2
+    operations = sum(operations_of(model, batch) for batch in batches)
     calls = {
         "product": product_of(options.product, dtype, device),
-        "step": lambda: train_step(model, optimizers, batches, first=False),
+        "step": lambda: train_step(state, iter(batches)),
     }
     seconds = Clock(device, options.repeats).medians(calls)
     found = _share(operations, seconds["step"], seconds, options)
-    return {**found, "bytes_per_second": sum(rows.numel() for rows in batches) / seconds["step"]}
+    return {**found, "bytes_per_second": sum(batch.ids.numel() for batch in batches) / seconds["step"]}
 
 
-def _batches(experiment: ExperimentConfig, data: str | None, device: torch.device) -> list[Tensor]:
-    """Those of one optimizer step."""
-    loader = train_loader(open_corpus(DataConfig(path=data)), experiment.sequence_length, experiment.batch_size, seed=0)
-    return [rows.to(device) for rows, _ in zip(loader, range(experiment.gradient_accumulation_steps), strict=False)]
-
-
-def operations_of(model: HierarchicalAELM, rows: Tensor) -> int:
-    """Operations of a training step's products on rows (B, N), forward and backward, the optimizers apart."""
+def operations_of(model: HierarchicalAELM, batch: Batch) -> int:
+    """Operations of a training step's products on a batch, forward and backward, the optimizers apart."""
     operations = 0
 
     def count(layer: nn.Linear, inputs: tuple[Tensor], _: Tensor) -> None:
@@ -181,11 +179,11 @@ def operations_of(model: HierarchicalAELM, rows: Tensor) -> int:
             operations += 2 * times * inputs[0].numel() // inputs[0].shape[-1] * layer.weight.numel()
 
     hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Linear)]
-    with autocast(rows.device, True):
-        compressed = model(rows).compressed
+    with autocast(batch.ids.device, True):
+        compressed = model(batch).compressed
     for hook in hooks:
         hook.remove()
-    packings = [pack_bytes(rows).packing, *(c.codes.packing for c in compressed)]
+    packings = [tokens_of(batch.ids).packing, *(c.codes.packing for c in compressed)]
     operations += _attended(model.config.top_transformer_config.transformer, packings[-1])
     for level, packing in zip(model.levels, packings, strict=False):
         operations += _attended(level.expander.predictor.config, packing)

@@ -13,82 +13,68 @@ import json
 import os
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
-from abstractinator.training.segmentation_schedule import follow_or_freeze
-from torch import Tensor, nn
 
-from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.config.experiment import load_experiment
-from abstractinator.data import DataConfig, open_corpus, train_loader
-from abstractinator.device import autocast, prepare_processor
-from abstractinator.training.optimizers import build_optimizers
+from abstractinator.contract.model import Batch, RowLayout
+from abstractinator.data import DataConfig, ReadAhead, open_corpus, train_loader
+from abstractinator.device import prepare_processor
+from abstractinator.training.state import RunState, new_model
+from abstractinator.training.step import train_step
 from benchmarks.common import PeakMemory, argument_parser, count_parameters, finish, in_fresh_process, progress, table
-from benchmarks.flat_transformer import FlatByteTransformer
+from benchmarks.flat_transformer import flat_config
+from benchmarks.kinds.flat import Flat
 
 _MODULE = "benchmarks.length_scaling"
 _MARK = 1.2  # longest against shortest
 
 
-def train_step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batches: list[Tensor], first: bool) -> float:
-    """One optimizer step on some batches, as in training → seconds."""
-    start = time.perf_counter()
-    for number, rows in enumerate(batches):
-        with autocast(rows.device, True):
-            losses = model(rows)
-        if isinstance(model, HierarchicalAELM):
-            (losses.total / len(batches)).backward()
-            # An entropy model, where there is one, goes on learning: the dearest steps.
-            follow_or_freeze(model, losses, done=0.0, first=first and number == 0)
-        else:
-            (losses / len(batches)).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
-
-
 def work(task: dict[str, Any]) -> dict[str, Any]:
     """Some steps at one length in this process → rise in bytes, seconds of each step, parameters."""
     prepare_processor()
-    torch.manual_seed(0)
-    experiment = load_experiment(task["config"], [])
-    model: nn.Module = HierarchicalAELM(experiment.model)
-    if task["contestant"] == "flat":
-        model = FlatByteTransformer.sized(task["flat_parameters"] or count_parameters(model))
-    optimizers = build_optimizers(
-        model, learning_rate=experiment.learning_rate, muon_learning_rate=experiment.muon_learning_rate, weight_decay=0
-    )
-    loader = train_loader(open_corpus(DataConfig(path=task["data"])), task["bytes"], 1, seed=0)
-    batches = [rows.view(-1, task["length"]) for rows, _ in zip(loader, range(task["steps"]), strict=False)]
+    experiment = load_experiment(task["config"], ["project_name=None", "max_minutes=None"])
+    model = new_model(experiment, torch.device("cpu"))
+    if task["baseline"] == "flat":
+        model = Flat(flat_config(task["flat_parameters"] or count_parameters(model)))
+    corpus = open_corpus(DataConfig(path=task["data"]))
+    loader = train_loader(corpus, RowLayout(task["bytes"]), 1, seed=0)
+    batches = [
+        Batch.of(batch.ids.view(-1, task["length"])) for batch, _ in zip(loader, range(task["steps"]), strict=False)
+    ]
+    state = RunState.begin(replace(experiment, model=model.config), model, ReadAhead(loader), experiment.max_steps or 1)
+    state.clock.position = state.clock.planned // 2  # all losses are trained
     torch.randn(64, 64) @ torch.randn(64, 64)  # loads what loads lazily
-    peak = PeakMemory()
-    seconds = [train_step(model, optimizers, [rows], first=i == 0) for i, rows in enumerate(batches)]
+    peak, seconds = PeakMemory(), []
+    for batch in batches:
+        start = time.perf_counter()
+        train_step(state, iter([batch]))
+        seconds.append(time.perf_counter() - start)
     return {"bytes": peak.rise(), "seconds": seconds, "parameters": count_parameters(model)}
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every contestant at every length, taking turns, `repeats` times over; medians, None where skipped."""
-    cases = [(contestant, length) for contestant in options.contestants for length in options.lengths]
+    """Every baseline at every length, taking turns, `repeats` times over; medians, None where skipped."""
+    cases = [(baseline, length) for baseline in options.baselines for length in options.lengths]
     runs: dict[tuple[str, int], list[dict[str, Any] | None]] = {case: [] for case in cases}
     for repeat in range(options.repeats):
         for case in cases:
             if None in runs[case]:
                 continue
             progress(f"{case[0]} at length {case[1]:,} ({repeat + 1} of {options.repeats})")
-            task = {"contestant": case[0], "length": case[1], "bytes": options.step_bytes, "steps": options.steps + 1}
+            task = {"baseline": case[0], "length": case[1], "bytes": options.step_bytes, "steps": options.steps + 1}
             task |= {"data": options.data, "config": options.config, "flat_parameters": options.flat_parameters}
             timeout = options.flat_timeout if case[0] == "flat" else None
             runs[case].append(in_fresh_process(_MODULE, task, timeout))
-    return [_medians(contestant, length, runs[contestant, length], options) for contestant, length in cases]
+    return [_medians(baseline, length, runs[baseline, length], options) for baseline, length in cases]
 
 
 def _medians(
-    contestant: str, length: int, runs: list[dict[str, Any] | None], options: argparse.Namespace
+    baseline: str, length: int, runs: list[dict[str, Any] | None], options: argparse.Namespace
 ) -> dict[str, Any]:
-    case: dict[str, Any] = {"contestant": contestant, "length": length, "bytes": None, "microseconds_per_byte": None}
+    case: dict[str, Any] = {"baseline": baseline, "length": length, "bytes": None, "microseconds_per_byte": None}
     done = [run for run in runs if run is not None]
     if len(done) == len(runs):
         per_byte = statistics.median(statistics.median(run["seconds"][1:]) for run in done) / options.step_bytes
@@ -98,10 +84,10 @@ def _medians(
 
 
 def with_ratios(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The cases, each with its memory and time over those of its contestant's shortest length."""
+    """The cases, each with its memory and time over those of its baseline's shortest length."""
     out = []
     for case in cases:
-        base = min((c for c in cases if c["contestant"] == case["contestant"]), key=lambda c: c["length"])
+        base = min((c for c in cases if c["baseline"] == case["baseline"]), key=lambda c: c["length"])
         ratios = {
             f"{name}_ratio": case[name] / base[name] if case[name] and base[name] else None
             for name in ("bytes", "microseconds_per_byte")
@@ -118,7 +104,7 @@ def rows_of_table(cases: list[dict[str, Any]]) -> list[list[str]]:
 
     return [
         [
-            case["contestant"],
+            case["baseline"],
             f"{case['length']:,}",
             cell(case["bytes"], ",.0f", 1e6),
             cell(case["bytes_ratio"], ".2f"),
@@ -137,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--step-bytes", type=int, default=16_384, help="bytes in every step; the lengths divide it")
     parser.add_argument("--steps", type=int, default=3, help="timed steps in a process, after one to warm up")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--contestants", nargs="+", choices=["ours", "flat"], default=["ours", "flat"])
+    parser.add_argument("--baselines", nargs="+", choices=["ours", "flat"], default=["ours", "flat"])
     parser.add_argument("--flat-parameters", type=int, help="as many as ours without it")
     parser.add_argument("--flat-timeout", type=float, default=60.0, help="seconds after which a flat length is skipped")
     options = parser.parse_args(arguments)

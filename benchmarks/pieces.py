@@ -1,4 +1,4 @@
-"""What a long benchmark has measured so far, piece by piece on disk, so that an interrupted run goes on.
+"""What a long benchmark has measured so far, piece by piece on disk, so that an interrupted run continues.
 
 A piece is what one task came to. A task is a plain dict that holds everything the result depends on, and names the
 file; other settings are other tasks, so nothing is ever taken for what it is not.
@@ -30,7 +30,7 @@ class Pieces:
     ) -> Result:
         """The result of a task: what lies in the folder and is still `good`, otherwise what `measure` gives, which is
         kept before this returns. What `measure` raises is passed on and nothing is kept: the next run tries again."""
-        path = self.folder / f"{task['contender']}_{task['stage']}_{key_of(task)}.json"
+        path = self.folder / f"{task['baseline']}_{task['stage']}_{key_of(task)}.json"
         if path.exists():
             kept: Result = json.loads(path.read_text())["result"]
             if good(kept):
@@ -43,8 +43,8 @@ class Pieces:
 
 
 # What a measurement of the suite imports of the project.
-_MEASURED = ("components", "abstractinator", "benchmarks/contenders")
-_MEASURING = ("common", "pieces", "suite_work", "budgeted_training", "flat_transformer")
+_MEASURED = ("components", "abstractinator", "benchmarks/kinds")
+_MEASURING = ("common", "pieces", "suite_work", "budgeted_training", "flat_transformer", "baselines")
 
 
 def code_fingerprint() -> str:

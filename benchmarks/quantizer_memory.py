@@ -24,7 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abstractinator.components.bottlenecks.vector_quantizer import EMACodebook, QuantizerConfig, VectorQuantizer
+from abstractinator.components.bottlenecks.codebooks import EMACodebook
+from abstractinator.components.bottlenecks.simvq import SimVQ, SimVQConfig
+from abstractinator.components.bottlenecks.vq import VQ, VQConfig
 from benchmarks.common import PeakMemory, argument_parser, finish, in_fresh_process, progress, table
 
 _MODULE = "benchmarks.quantizer_memory"
@@ -39,12 +41,15 @@ _CASES = {
 
 def build(kind: str, codes: int, width: int) -> nn.Module:
     """The quantizer under measurement; `library …` is vector-quantize-pytorch's."""
-    if not kind.startswith("library"):
-        return VectorQuantizer(QuantizerConfig(kind=kind, codes_per_segment=1, codebook_size=codes), width)  # type: ignore[arg-type]
-    from vector_quantize_pytorch import SimVQ, VectorQuantize
+    if kind == "vq":
+        return VQ(VQConfig(codes_per_segment=1, codebook_size=codes), width)
+    if kind == "simvq":
+        return SimVQ(SimVQConfig(codes_per_segment=1, codebook_size=codes), width)
+    from vector_quantize_pytorch import SimVQ as LibrarySimVQ
+    from vector_quantize_pytorch import VectorQuantize
 
     if kind == "library simvq":
-        return SimVQ(dim=width, codebook_size=codes)
+        return LibrarySimVQ(dim=width, codebook_size=codes)
     return VectorQuantize(dim=width, codebook_size=codes, decay=0.99)
 
 

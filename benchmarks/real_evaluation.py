@@ -2,7 +2,7 @@
 
 Both models train for --seconds, in turns, as in benchmarks.suite, or are taken from checkpoints.
 Then all are scored by the same code: the model in its two ways (exact and two-part), on the same items. Each
-looks at as many bytes as it can use: see the default of max_length of hier_ae and flat_bytes.
+looks at as many bytes as it can use: see max_length of the harness's adapter.
 """
 
 from __future__ import annotations
@@ -15,27 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from abstractinator.evaluation.hierarchical_aelm import HierarchicalAELM
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from abstractinator import __version__
-from abstractinator.checkpoints.checkpoint_file import save_checkpoint
+import benchmarks.kinds  # noqa: F401  registers the baselines
+from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.hierarchy import ModelConfig
-from abstractinator.config.experiment import ExperimentConfig
-from abstractinator.config.settings import to_dict
 from abstractinator.data import DataConfig, open_corpus
 from abstractinator.device import prepare_processor
 from abstractinator.evaluation.harness import find_tasks, load_tasks
+from abstractinator.evaluation.model_lm import model_lm
+from benchmarks.baselines import OURS, class_of, rates_of, sized
 from benchmarks.budgeted_training import Recipe, Training, take_turns
-from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
+from benchmarks.byte_models import ChanceLM
 from benchmarks.common import ROOT, argument_parser, count_parameters, finish, progress, table
-from benchmarks.contenders.abstractinator import Abstractinator
-from benchmarks.contenders.base import Setting, add_autoencoder_fraction
-from benchmarks.contenders.flat import Flat
+from benchmarks.kinds.base import Setting, add_autoencoder_fraction
 
 DEFAULT_TASKS = "lambada_openai,hellaswag,arc_easy,piqa"
 
@@ -66,37 +63,16 @@ def train(options: argparse.Namespace) -> tuple[str, str]:
     parameters = options.parameters or count_parameters(HierarchicalAELM(ModelConfig()))
     setting = Setting(parameters, corpus, options.keep, options.seed, options.autoencoder_fraction)
     recipe = Recipe("seconds", options.seconds, options.sequence_length, options.batch_size, options.seed)
-    torch.manual_seed(options.seed)
-    ours, flat = Abstractinator(Abstractinator.fit(setting), setting), Flat(Flat.fit(setting), setting)
-    training = Training(ours, corpus, recipe)
-    take_turns({"abstractinator": training, "flat": Training(flat, corpus, recipe)}, options.parts)
+    trainings, paths = {}, {}
+    for name in (OURS, "flat"):
+        torch.manual_seed(options.seed)
+        trainings[name] = Training(class_of(name)(sized(name, setting)), rates_of(name), corpus, recipe)
+        paths[name] = options.keep / f"{name}.pt"
+    take_turns(trainings, options.parts)
     options.keep.mkdir(parents=True, exist_ok=True)
-    paths = options.keep / "ours.pt", options.keep / "flat.pt"
-    experiment = ExperimentConfig(
-        model=ours.model.config,
-        data=data,
-        sequence_length=options.sequence_length,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        autoencoder_fraction=setting.autoencoder_fraction,
-    )
-    save_ours(paths[0], ours.model, training, experiment)
-    save_flat(paths[1], flat.model, options.sequence_length)
-    return str(paths[0]), str(paths[1])
-
-
-def save_ours(path: Path, model: HierarchicalAELM, training: Training, experiment: ExperimentConfig) -> None:
-    """A checkpoint with what is needed to evaluate and to generate, not to go on training."""
-    payload = {
-        "version": __version__,
-        "config": to_dict(experiment),
-        "model": model.state_dict(),
-        "step": training.steps,
-        "total_steps": training.steps,
-        "bytes_read": training.bytes,
-        "seconds": training.seconds,
-    }
-    save_checkpoint(path, payload)
+    for name, training in trainings.items():
+        training.save(paths[name])
+    return str(paths[OURS]), str(paths["flat"])
 
 
 def evaluate(name: str, lm: LM, tasks: tuple[TaskManager, list[str]], limit: float | None) -> dict[str, Any]:
@@ -116,6 +92,10 @@ def evaluate(name: str, lm: LM, tasks: tuple[TaskManager, list[str]], limit: flo
         "results": results["results"],
         "n-samples": results["n-samples"],
     }
+
+
+def _row_length(checkpoint: str) -> int:
+    return int(load_checkpoint(checkpoint)["config"]["sequence_length"])
 
 
 def result_table(found: list[dict[str, Any]]) -> str:
@@ -162,9 +142,10 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_processor()
     ours, flat = (options.ours, options.flat) if options.ours else train(options)
     found = [
-        evaluate("exact", HierarchicalAELM(ours), tasks, options.limit),
-        evaluate("two-part", HierarchicalAELM(ours, scoring="two_part"), tasks, options.limit),
-        evaluate("flat", FlatLM(flat), tasks, options.limit),
+        evaluate("exact", model_lm("hier_ae")(ours), tasks, options.limit),
+        evaluate("two-part", model_lm("hier_ae")(ours, scoring="two_part"), tasks, options.limit),
+        # Full attention does not reach beyond the rows it was trained on.
+        evaluate("flat", model_lm("flat")(flat, max_length=_row_length(flat)), tasks, options.limit),
         evaluate("chance", ChanceLM(), tasks, options.limit),
     ]
     finish(options.output, result_table(found), {"models": found}, options)

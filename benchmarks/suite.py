@@ -1,6 +1,6 @@
 """Our model beside its peers: the same documents, seed, number of parameters, optimizers and time, in turns.
 
-    sweep       rows a step, learning rates, and AdamW's beside Muon's, of each contender: one after the other, in short
+    sweep       rows a step, learning rates, and AdamW's beside Muon's, of each model: one after the other, in short
                 trainings around its own defaults, the first in equal time, the others over as many bytes. Every other
                 stage needs it: it is made, unless --sweep-from has it or --sweep-seconds is 0
     time        training for --seconds each, a part at a time in turns; then held-out bits per byte, bytes a second of
@@ -10,8 +10,8 @@
     generation  new bytes a second, alone and 32 at once; the same
 
 Every measurement runs in a process of its own. The tables say which peer is not installed, crashes or takes too long,
-and the others go on. What is measured lies in OUTPUT/suite_state, and a run with the same settings goes on from there;
-removing that folder starts anew.
+and the others continue. What is measured lies in OUTPUT/suite_state, from where a run with the same settings continues;
+removing that folder starts again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from abstractinator.components.hierarchical.hierarchy import ModelConfig
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.data import DataError
 from abstractinator.device import pick_device
+from benchmarks.baselines import NAMES
 from benchmarks.common import (
     RESULTS,
     argument_parser,
@@ -43,12 +44,12 @@ from benchmarks.common import (
     machine,
     progress,
 )
-from benchmarks.contenders import DISTRIBUTIONS, NAMES, version_of
-from benchmarks.contenders.base import add_autoencoder_fraction, within_tolerance
+from benchmarks.kinds import DISTRIBUTIONS, version_of
+from benchmarks.kinds.base import add_autoencoder_fraction, within_tolerance
 from benchmarks.pieces import Pieces, Result, Task, code_fingerprint
 from benchmarks.suite_plots import write_plots
 from benchmarks.suite_report import report
-from benchmarks.suite_sweep import KNOBS, MOST, Swept, next_factor, swept_before, unit_of
+from benchmarks.suite_sweep import HYPERPARAMETERS, MOST, Swept, next_factor, swept_before, unit_of
 from benchmarks.suite_work import corpus_of, held_out_rows, limit_memory, work
 
 _MODULE = "benchmarks.suite"
@@ -57,20 +58,20 @@ _STAGES = ("sweep", "time", "bytes", "lengths", "generation")
 
 @dataclass
 class Entry:
-    """One contender's part in a run, and what came of it. factors: by knob. failures: by stage, in words."""
+    """One model's part in a run, and what came of it. factors: by tuned. failures: by stage, in words."""
 
     name: str
     version: str | None
-    width: int = 0
-    factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KNOBS, 1.0))
+    config: dict[str, Any] | None = None
+    factors: dict[str, float] = field(default_factory=lambda: dict.fromkeys(HYPERPARAMETERS, 1.0))
     training: dict[str, Any] | None = None  # the recipe of its training in equal time, once that is over
     results: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
-    def tried(self, knob: str) -> dict[float, float | None]:
-        """What the sweep came to at each factor of the knob, all other knobs being where they are now."""
-        where = {name: factor for name, factor in self.factors.items() if name != knob} | {"unit": unit_of(knob)}
-        return {one[knob]: one["exact"] for one in self.results.get("sweep", []) if where.items() <= one.items()}
+    def tried(self, tuned: str) -> dict[float, float | None]:
+        """What the sweep found at each factor of this hyperparameter, at the present factors of the others."""
+        where = {name: factor for name, factor in self.factors.items() if name != tuned} | {"unit": unit_of(tuned)}
+        return {one[tuned]: one["exact"] for one in self.results.get("sweep", []) if where.items() <= one.items()}
 
 
 class TooLong(Exception):
@@ -78,7 +79,7 @@ class TooLong(Exception):
 
 
 class Suite:
-    """A run: the contenders, what they have in common, and where the results are kept."""
+    """A run: the baselines, what they have in common, and where the results are kept."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -93,7 +94,7 @@ class Suite:
         self.held_out_bytes = int((rows < ByteTokenizer.BYTES).sum())
         if not self.held_out_bytes:
             raise DataError(f"{options.held_out or 'the held-out part of the data'} has no bytes that could be scored")
-        self.entries = [Entry(name, version_of(name)) for name in options.contenders]
+        self.entries = [Entry(name, version_of(name)) for name in options.baselines]
         self.swept: Swept = {}
         if options.sweep_from is not None:
             self.swept = swept_before(options.sweep_from, self.base)
@@ -120,15 +121,15 @@ class Suite:
                 stages[name]()
 
     def going(self, needs: str | None = None) -> Iterator[Entry]:
-        """The contenders that are still in the run, and have what a stage needs."""
+        """The baselines that are still in the run, and have what a stage needs."""
         for entry in self.entries:
-            if entry.width and (needs is None or needs in entry.results):
+            if entry.config is not None and (needs is None or needs in entry.results):
                 yield entry
 
     def measure(self, entry: Entry, stage: str, seconds: float = 0.0, **details: Any) -> Result:
         """One piece. Raises TooLong when it takes --time-limit beyond the `seconds` that it is meant to take, and
         RuntimeError when it fails."""
-        task = {"contender": entry.name, "version": entry.version, "stage": stage, "base": self.base, **details}
+        task = {"baseline": entry.name, "version": entry.version, "stage": stage, "base": self.base, **details}
         limit = self.options.time_limit + seconds
 
         def in_process(task: Task) -> Result:
@@ -145,7 +146,7 @@ class Suite:
         return result
 
     def _try(self, entry: Entry, stage: str, action: Callable[[], None]) -> bool:
-        """Whether the action went well; otherwise the contender's failure is noted."""
+        """Whether the action went well; otherwise the model's failure is noted."""
         try:
             action()
         except (RuntimeError, TooLong, ValueError, ImportError) as error:
@@ -160,7 +161,7 @@ class Suite:
         found = self.measure(entry, "size")
         if not within_tolerance(found["parameters"], self.base["parameters"]):
             raise ValueError(f"{found['parameters']:,} parameters are not {self.base['parameters']:,} ± 5 %")
-        entry.width = found.pop("width")
+        entry.config = found.pop("config")
         entry.results |= found
 
     def _sweep(self) -> None:
@@ -169,39 +170,41 @@ class Suite:
                 entry.factors, entry.results["sweep"] = self.swept[entry.name]
         if not self.options.sweep_seconds:
             return
-        for knob in KNOBS:
+        for tuned in HYPERPARAMETERS:
             for _ in range(MOST):
                 for entry in self._unswept():
-                    self._sweep_one(entry, knob)
+                    self._sweep_one(entry, tuned)
             for entry in self._unswept():
-                good = {factor: exact for factor, exact in entry.tried(knob).items() if exact is not None}
+                good = {factor: exact for factor, exact in entry.tried(tuned).items() if exact is not None}
                 if good:
-                    entry.factors[knob] = min(good, key=good.__getitem__)
+                    entry.factors[tuned] = min(good, key=good.__getitem__)
 
     def _unswept(self) -> list[Entry]:
         return [entry for entry in self.going() if entry.name not in self.swept]
 
-    def _sweep_one(self, entry: Entry, knob: str) -> None:
-        """The next factor of this knob, if there is one left to try."""
-        least = 1 / self.base["batch_size"] if knob == "batch" else 0.0  # of a row
-        factor = next_factor(entry.tried(knob), least)
+    def _sweep_one(self, entry: Entry, tuned: str) -> None:
+        """The next factor of this hyperparameter, if one is left to try."""
+        least = 1 / self.base["batch_size"] if tuned == "batch" else 0.0  # of a row
+        factor = next_factor(entry.tried(tuned), least)
         if factor is not None:
-            factors, seconds = entry.factors | {knob: factor}, self.options.sweep_seconds
-            budget = self._sweep_budget(entry, knob)
+            factors, seconds = entry.factors | {tuned: factor}, self.options.sweep_seconds
+            budget = self._sweep_budget(entry, tuned)
             if budget is None:
-                entry.failures["sweep"] = "went astray with all rows a step: no other rates were tried"
+                entry.failures["sweep"] = "diverged with all rows a step: no other rates were tried"
                 return
-            task = {"width": entry.width, "training": self._recipe(factors, unit_of(knob), budget)}
+            task = {"config": entry.config, "training": self._recipe(factors, unit_of(tuned), budget)}
             found: Result = {"exact": None}  # what fails is no reason to try nothing else
             self._try(
-                entry, f"sweep {knob} × {factor:g}", lambda: found.update(self.measure(entry, "sweep", seconds, **task))
+                entry,
+                f"sweep {tuned} × {factor:g}",
+                lambda: found.update(self.measure(entry, "sweep", seconds, **task)),
             )
-            entry.results.setdefault("sweep", []).append(factors | {"unit": unit_of(knob)} | found)
+            entry.results.setdefault("sweep", []).append(factors | {"unit": unit_of(tuned)} | found)
 
-    def _sweep_budget(self, entry: Entry, knob: str) -> float | None:
-        """Of each training for this knob. For the rates what was read in the time for rows a step; None where no
-        training of these came to an end."""
-        if knob == "batch":
+    def _sweep_budget(self, entry: Entry, tuned: str) -> float | None:
+        """The budget of each training for this hyperparameter: for the rates the bytes that were read in the time for
+        rows a step; None where none of these trainings came to an end."""
+        if tuned == "batch":
             return float(self.options.sweep_seconds)
         swept = [one for one in entry.results.get("sweep", []) if one["batch"] == entry.factors["batch"]]
         return next((one["bytes"] for one in swept if one["exact"] is not None), None)
@@ -214,7 +217,7 @@ class Suite:
             self._try(entry, "flops", partial(self._flops, entry))
 
     def _flops(self, entry: Entry) -> None:
-        entry.results["flops"] = self.measure(entry, "flops", width=entry.width, training=entry.training)
+        entry.results["flops"] = self.measure(entry, "flops", config=entry.config, training=entry.training)
 
     def _bytes(self) -> None:
         seen = [entry.results["time"]["bytes"] for entry in self.going("time")]
@@ -227,13 +230,13 @@ class Suite:
 
     def _recipe(self, factors: dict[str, float], unit: str, budget: float) -> dict[str, Any]:
         """See `Recipe`."""
-        rates = {knob: factor for knob, factor in factors.items() if knob != "batch"}
+        rates = {tuned: factor for tuned, factor in factors.items() if tuned != "batch"}
         batch_size = round(self.base["batch_size"] * factors["batch"])
         common = {name: self.base[name] for name in ("sequence_length", "seed")}
         return {"unit": unit, "budget": budget, **common, **rates, "batch_size": batch_size}
 
     def _train(self, stage: str, trainings: dict[str, dict[str, Any]]) -> None:
-        """Trains all contenders in turns, a part each, and scores them; their curves and scores are results[stage]."""
+        """Trains all baselines in turns, a part each, and scores them; their curves and scores are results[stage]."""
         curves: dict[str, list[Result]] = {name: [] for name in trainings}
         for number in range(self.options.parts):
             for entry in self.going():
@@ -246,10 +249,10 @@ class Suite:
 
     def _part(self, entry: Entry, training: dict[str, Any], number: int, curve: list[Result]) -> None:
         seconds = training["budget"] / training["parts"] if training["unit"] == "seconds" else self.options.seconds
-        curve.append(self.measure(entry, "part", seconds, width=entry.width, training=training, part=number))
+        curve.append(self.measure(entry, "part", seconds, config=entry.config, training=training, part=number))
 
     def _score(self, entry: Entry, stage: str, training: dict[str, Any], curve: list[Result]) -> None:
-        found = self.measure(entry, "score", width=entry.width, training=training)
+        found = self.measure(entry, "score", config=entry.config, training=training)
         last = {name: curve[-1][name] for name in ("seconds", "bytes", "steps")}
         entry.results[stage] = {**last, "scores": found, "curve": curve}
 
@@ -280,7 +283,7 @@ class Suite:
         if f"{stage} {name}" in entry.failures:
             return
         runs = entry.results.setdefault(stage, {}).setdefault(name, {"runs": []})["runs"]
-        whole = {"width": entry.width, "training": entry.training, "repeat": repeat, **details}
+        whole = {"config": entry.config, "training": entry.training, "repeat": repeat, **details}
         self._try(entry, f"{stage} {name}", lambda: runs.append(self.measure(entry, stage, **whole)))
         entry.results[stage][name] = {**_medians(runs), "runs": runs}
 
@@ -323,10 +326,8 @@ def parser_of_options() -> argparse.ArgumentParser:
         "--held-out", type=os.path.abspath, help="a file to be scored; the held-out documents of --data without it"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--parameters", type=int, help="of each contender ± 5 %%; those of the default preset without it"
-    )
-    parser.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--parameters", type=int, help="of each model ± 5 %%; those of the default preset without it")
+    parser.add_argument("--baselines", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument(
         "--stages", nargs="+", choices=_STAGES, default=list(_STAGES), help="with what these need: time and sweep"
     )
@@ -388,12 +389,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         suite.run()
     except KeyboardInterrupt:
-        raise SystemExit(f"stopped; the same command goes on from {suite.pieces.folder}") from None
+        raise SystemExit(f"stopped; the same command continues from {suite.pieces.folder}") from None
     results = {
         "code": suite.base["code"],
         "parameters": suite.base["parameters"],
         "held_out_bytes": suite.held_out_bytes,
-        "contenders": [
+        "baselines": [
             {
                 "name": entry.name,
                 "version": entry.version,
@@ -410,5 +411,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no measurement goes on without its run
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no measurement continues without its run
     main()

@@ -16,17 +16,17 @@ _COLORS = ["#d1603d", "#2f6690", "#7aa6c9", "#8e5572", "#3a7d44", "#c99a2e", "#5
 
 def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     """Writes bits per byte over seconds and bytes, and speed and memory over lengths; → the files that there are."""
-    contenders = results["contenders"]
-    colors = {one["name"]: color for one, color in zip(contenders, cycle(_COLORS), strict=False)}
+    baselines = results["baselines"]
+    colors = {one["name"]: color for one, color in zip(baselines, cycle(_COLORS), strict=False)}
     pictures = {
         "suite_curves.png": [
-            ("seconds of training", "held-out bits per byte", series(contenders, "time", "seconds", "exact")),
-            ("bytes seen in equal time", "held-out bits per byte", series(contenders, "time", "bytes", "exact")),
-            ("of equally many bytes seen", "held-out bits per byte", series(contenders, "bytes", "bytes", "exact")),
+            ("seconds of training", "held-out bits per byte", series(baselines, "time", "seconds", "exact")),
+            ("bytes seen in equal time", "held-out bits per byte", series(baselines, "time", "bytes", "exact")),
+            ("of equally many bytes seen", "held-out bits per byte", series(baselines, "bytes", "bytes", "exact")),
         ],
         "suite_lengths.png": [
-            ("bytes in a row", "training bytes per second", series(contenders, "length", "length", "bytes_per_second")),
-            ("bytes in a row", "memory of a step, bytes", series(contenders, "length", "length", "memory_bytes")),
+            ("bytes in a row", "training bytes per second", series(baselines, "length", "length", "bytes_per_second")),
+            ("bytes in a row", "memory of a step, bytes", series(baselines, "length", "length", "memory_bytes")),
         ],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
 def side_by_side(
     panels: list[tuple[str, str, dict[str, list[tuple[float, ...]]]]], colors: dict[str, str], *, log_y: bool
 ) -> Figure:
-    """Panels of (x label, y label, points by contender); x on a log scale, y too where `log_y`. One legend for all."""
+    """Panels of (x label, y label, points by model); x on a log scale, y too where `log_y`. One legend for all."""
     figure = Figure(figsize=(5.2 * len(panels), 4.5), layout="constrained")
     for axis, (x_label, y_label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():

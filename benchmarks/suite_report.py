@@ -12,21 +12,21 @@ _NONE = "–"
 
 def report(results: dict[str, Any]) -> str:
     """All tables of a run, and in words what failed and what to keep in mind."""
-    contenders = results["contenders"]
-    done = [one for one in contenders if "parameters" in one]
-    parts = [_quality(contenders, results), _costs(done)]
+    baselines = results["baselines"]
+    done = [one for one in baselines if "parameters" in one]
+    parts = [_quality(baselines, results), _costs(done)]
     for make in (_lengths, _generation, _sweep):
         if text := make(done):
             parts.append(text)
     notes = [f"{one['name']}: {one['remark']}" for one in done if one.get("remark")]
-    failed = [f"{one['name']}, {stage}: {why}" for one in contenders for stage, why in one["failures"].items()]
+    failed = [f"{one['name']}, {stage}: {why}" for one in baselines for stage, why in one["failures"].items()]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else []), *(["\n".join(failed)] if failed else [])])
 
 
-def _quality(contenders: list[dict[str, Any]], results: dict[str, Any]) -> str:
+def _quality(baselines: list[dict[str, Any]], results: dict[str, Any]) -> str:
     """Who failed has a row, too, of dashes."""
-    times = [one["time"]["seconds"] for one in contenders if "time" in one]
-    budgets = [one["bytes"]["bytes"] for one in contenders if "bytes" in one]
+    times = [one["time"]["seconds"] for one in baselines if "time" in one]
+    budgets = [one["bytes"]["bytes"] for one in baselines if "bytes" in one]
     first = f"after {max(times):,.0f} s: exact" if times else "after equal time: exact"
     second = f"after {min(budgets) / 1e6:,.2f} MB: exact" if budgets else "after equal bytes: exact"
     header = ["", "parameters", first, "two-part", "MB seen", "bytes/s", second, "two-part"]
@@ -41,7 +41,7 @@ def _quality(contenders: list[dict[str, Any]], results: dict[str, Any]) -> str:
             _number(one, "bytes", "scores", "exact"),
             _number(one, "bytes", "scores", "two_part"),
         ]
-        for one in contenders
+        for one in baselines
     ]
     return table(f"bits per byte of {results['held_out_bytes'] / 1e3:,.0f} kB of held-out text", header, rows)
 
@@ -127,10 +127,10 @@ def _number(one: dict[str, Any], *path: str, form: str = ".3f", unit: float = 1.
     return _NONE if found is None else format(found / unit, form)
 
 
-def series(contenders: Sequence[dict[str, Any]], stage: str, *names: str) -> dict[str, list[tuple[float, ...]]]:
-    """For the plots: by contender the points of its curve or lengths, as far as all of `names` are there."""
+def series(baselines: Sequence[dict[str, Any]], stage: str, *names: str) -> dict[str, list[tuple[float, ...]]]:
+    """For the plots: by model the points of its curve or lengths, as far as all of `names` are there."""
     out = {}
-    for one in contenders:
+    for one in baselines:
         found = one.get(stage, {})
         points = found["curve"] if "curve" in found else [{"length": int(k), **v} for k, v in found.items()]
         whole = [tuple(point[name] for name in names) for point in points if all(point.get(n) for n in names)]

@@ -9,22 +9,24 @@ from typing import Any
 from abstractinator.data import DataError
 from benchmarks.pieces import Result
 
-KNOBS = ("batch", "rate", "adamw_rate")  # factors on rows a step and rates that a contender has by default
+HYPERPARAMETERS = ("batch", "rate", "adamw_rate")  # factors on rows a step and rates that a model has by default
 _FACTORS = (1.0, 0.5, 2.0)  # by which they are turned, and on beyond the last while that is the best
-MOST = len(_FACTORS) + 3  # factors of a knob that are tried
+MOST = len(_FACTORS) + 3  # factors of a tuned that are tried
 
-Swept = dict[str, tuple[dict[str, float], list[Result]]]  # by contender its factors and its trainings
+Swept = dict[str, tuple[dict[str, float], list[Result]]]  # by model its factors and its trainings
 
 
-def unit_of(knob: str) -> str:
-    """What all trainings have in common that a knob's factors are chosen by: time for rows a step, bytes for the rates,
-    as a rate makes no step slower and the speed of the machine, another at every hour, is not to decide between them.
+def unit_of(tuned: str) -> str:
+    """What the trainings have in common by which the factors of a hyperparameter are compared.
+
+    Time for rows a step; bytes for the rates, as a rate makes no step slower and the speed of the machine, another at
+    every hour, must not decide between them.
     """
-    return "seconds" if knob == "batch" else "bytes"
+    return "seconds" if tuned == "batch" else "bytes"
 
 
 def next_factor(tried: dict[float, float | None], least: float = 0.0) -> float | None:
-    """The next factor of a knob to try after these, with what each came to; None when enough were. None is below
+    """The next factor to try after these, with what each came to; None when enough were tried. It is not below
     `least`."""
     for factor in _FACTORS:
         if factor not in tried and factor >= least:
@@ -38,12 +40,12 @@ def next_factor(tried: dict[float, float | None], least: float = 0.0) -> float |
 
 
 def swept_before(path: Path, base: dict[str, Any]) -> Swept:
-    """What the sweep of another run found: by contender its factors and trainings. Raises DataError where there is no
+    """What the sweep of another run found: by model its factors and trainings. Raises DataError where there is no
     sweep in that file, or one of other sizes or on another device; the text may be another."""
     try:
         found = json.loads(path.read_text())
         settings = found["settings"] | {"parameters": found["parameters"]}
-        with_sweep = [one for one in found["contenders"] if one.get("sweep")]
+        with_sweep = [one for one in found["baselines"] if one.get("sweep")]
         swept = {
             one["name"]: (_factors_of(one["factors"]), [each | _factors_of(each) for each in one["sweep"]])
             for one in with_sweep
@@ -61,7 +63,7 @@ def swept_before(path: Path, base: dict[str, Any]) -> Swept:
 
 
 def _factors_of(found: dict[str, Any]) -> dict[str, float]:
-    factors = {knob: float(found[knob]) for knob in KNOBS}
+    factors = {tuned: float(found[tuned]) for tuned in HYPERPARAMETERS}
     if not all(factor > 0 for factor in factors.values()):
         raise ValueError(f"factors must be positive: {factors}")
     return factors

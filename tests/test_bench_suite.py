@@ -8,15 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from abstractinator.data import DataConfig, open_corpus
+from abstractinator.training import step as step_module
 from benchmarks import budgeted_training, suite, suite_sweep, suite_work
 from benchmarks.common import ROOT
-from benchmarks.contenders import version_of
-from benchmarks.contenders.base import within_tolerance
+from benchmarks.kinds import version_of
+from benchmarks.kinds.base import within_tolerance
 from benchmarks.pieces import code_fingerprint
 
 
@@ -29,13 +31,14 @@ def run(monkeypatch: pytest.MonkeyPatch, text: Path) -> Iterator[Any]:
     """Runs the suite in this process, each step taking an eighth of a second by the clock; → results, tasks done."""
     ticks = iter(range(10**9))
     monkeypatch.setattr(budgeted_training, "clock", lambda: next(ticks) / 8)  # exact in binary
+    monkeypatch.setattr(step_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 8))
     monkeypatch.setattr(suite_work, "prepare_processor", lambda: None)
     sizes = "--seconds 0.5 --parts 2 --sweep-seconds 0.25 --parameters 100000 --sequence-length 64 --batch-size 2"
     sizes += " --held-out-bytes 400 --curve-bytes 128 --lengths 64 128 --steps 1 --generation-rows 1 2"
     sizes += " --prompt-bytes 20 --new-bytes 6 --repeats 2"
 
     def run(
-        output: Path, *contenders: str, fail: Any = lambda task: None, stages: str = ""
+        output: Path, *baselines: str, fail: Any = lambda task: None, stages: str = ""
     ) -> tuple[dict[str, Any], list[str]]:
         done: list[str] = []
 
@@ -45,11 +48,11 @@ def run(monkeypatch: pytest.MonkeyPatch, text: Path) -> Iterator[Any]:
             if instead is not None:
                 raise instead
             unit = task.get("training", {}).get("unit", "")
-            done.append(" ".join(map(str, (task["contender"], task["stage"], unit, task.get("part", "")))))
+            done.append(" ".join(map(str, (task["baseline"], task["stage"], unit, task.get("part", "")))))
             return suite_work.work(task, Path(worker["folder"]))
 
         monkeypatch.setattr(suite, "in_fresh_process", here)
-        given = ["--data", str(text), "--output", str(output), "--contenders", *contenders, *sizes.split()]
+        given = ["--data", str(text), "--output", str(output), "--baselines", *baselines, *sizes.split()]
         suite.main([*given, "--stages", *stages.split()] if stages else given)
         return json.loads((output / "suite.json").read_text()), done
 
@@ -59,11 +62,11 @@ def run(monkeypatch: pytest.MonkeyPatch, text: Path) -> Iterator[Any]:
 def suite_of(text: Path, output: Path) -> suite.Suite:
     """A run of the flat transformer alone."""
     options = suite.parser_of_options().parse_args(["--output", str(output), "--parameters", "50000"])
-    options.data, options.contenders = str(text), ["flat"]
+    options.data, options.baselines = str(text), ["flat"]
     return suite.Suite(options)
 
 
-def test_a_whole_run_goes_on_after_a_crash_and_an_interruption(
+def test_a_whole_run_continues_after_a_crash_and_an_interruption(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, done = run(tmp_path / "once", "flat", "bpe-llama")
@@ -88,7 +91,7 @@ def test_a_whole_run_goes_on_after_a_crash_and_an_interruption(
     again, done_after = run(tmp_path / "twice", "flat", "bpe-llama")
     before = done[: done.index("flat part seconds 1")]
     assert done_after == [name for name in done if name not in before]
-    for one, other in zip(results["contenders"], again["contenders"], strict=True):
+    for one, other in zip(results["baselines"], again["baselines"], strict=True):
         for stage in ("time", "bytes"):
             assert one[stage]["curve"] == other[stage]["curve"] and one[stage]["steps"] == other[stage]["steps"]
             assert one[stage]["scores"]["exact"] == other[stage]["scores"]["exact"]
@@ -100,20 +103,20 @@ def test_a_whole_run_goes_on_after_a_crash_and_an_interruption(
         assert set(one["generation"]) == {"exact 1", "exact 2"} and set(one["length"]) == {"64", "128"}
         assert one["flops"]["training"] > one["flops"]["forward"] > 0 and not one["failures"]
     third, nothing = run(tmp_path / "twice", "flat", "bpe-llama")
-    assert nothing == [] and third["contenders"] == again["contenders"]
+    assert nothing == [] and third["baselines"] == again["baselines"]
 
 
-def test_what_fails_is_reported_and_the_others_go_on(
+def test_what_fails_is_reported_and_the_others_continue(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def crash(task: dict[str, Any]) -> BaseException | None:
-        if task["contender"] == "flat-window" and task["stage"] == "part":
+        if task["baseline"] == "flat-window" and task["stage"] == "part":
             return RuntimeError("worker ended with 1:\nValueError: this peer does not like the text")
         return None
 
     monkeypatch.setattr(suite, "version_of", lambda name: None if name == "megabyte" else version_of(name))
     results, _ = run(tmp_path, "abstractinator", "flat-window", "megabyte", fail=crash)
-    ours, crashed, missing = results["contenders"]
+    ours, crashed, missing = results["baselines"]
     assert not ours["failures"] and ours["time"]["scores"]["two_part"] > 0 and "plan 2" in ours["generation"]
     assert crashed["failures"]["time"] == "ValueError: this peer does not like the text" and "time" not in crashed
     assert "not installed" in missing["failures"]["size"]
@@ -128,7 +131,7 @@ def test_a_measurement_runs_in_a_process_of_its_own(text: Path, tmp_path: Path) 
     assert found == one.measure(one.entries[0], "size") and len(list(one.pieces.folder.iterdir())) == 1
 
 
-def test_the_sweep_goes_on_beyond_its_best_end_and_no_farther() -> None:
+def test_the_sweep_continues_beyond_its_best_end_and_no_farther() -> None:
     assert suite_sweep.next_factor({}) == 1.0
     assert suite_sweep.next_factor({1.0: 2.0}) == 0.5 and suite_sweep.next_factor({1.0: 2.0}, least=1.0) == 2.0
     assert suite_sweep.next_factor({0.5: 3.0, 1.0: 2.0, 2.0: 2.5}) is None
@@ -139,7 +142,7 @@ def test_the_sweep_goes_on_beyond_its_best_end_and_no_farther() -> None:
     assert suite_sweep.next_factor({factor: -factor for factor in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)}) is None
 
 
-def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
+def test_the_sweep_tunes_one_hyperparameter_after_the_other_from_the_best_so_far(
     monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
 ) -> None:
     best = {"batch_size": 2, "rate": 4.0, "adamw_rate": 0.25}
@@ -153,7 +156,7 @@ def test_the_sweep_turns_one_knob_after_the_other_from_the_best_so_far(
     run = suite_of(text, tmp_path)
     monkeypatch.setattr(run, "measure", measure)
     (entry,) = run.entries
-    entry.width = 1
+    entry.config = {}
     run._sweep()
     assert entry.factors == {"batch": 0.25, "rate": 4.0, "adamw_rate": 0.25}
     assert run._training(entry, "bytes", 9.0)["batch_size"] == 2
@@ -199,45 +202,45 @@ def test_a_result_that_cannot_be_written_ends_the_run(
 ) -> None:
     run = suite_of(text, tmp_path)
     (tmp_path / "suite_state").write_text("a file where the folder should be")
-    monkeypatch.setattr(suite, "in_fresh_process", lambda *_, timeout: {"width": 1, "parameters": 50_000})
+    monkeypatch.setattr(suite, "in_fresh_process", lambda *_, timeout: {"config": {}, "parameters": 50_000})
     with pytest.raises(FileExistsError):
         run.run()
 
 
 def test_what_a_sweep_found_is_used_by_a_stage_asked_for_later(run: Any, tmp_path: Path) -> None:
     first, _ = run(tmp_path, "flat", stages="sweep")
-    (swept,) = first["contenders"]
+    (swept,) = first["baselines"]
     later, done = run(tmp_path, "flat", stages="time")
-    assert later["contenders"][0]["factors"] == swept["factors"]
+    assert later["baselines"][0]["factors"] == swept["factors"]
     assert done[0] == "flat part seconds 0"
 
 
 def test_a_given_number_of_bytes_needs_no_training_in_equal_time(run: Any, tmp_path: Path) -> None:
     results, done = run(tmp_path, "flat", stages="bytes --bytes 2000 --sweep-seconds 0")
     assert done == ["flat size  ", "flat part bytes 0", "flat part bytes 1", "flat score bytes "]
-    assert results["contenders"][0]["bytes"]["bytes"] == pytest.approx(2000, rel=0.1)
+    assert results["baselines"][0]["bytes"]["bytes"] == pytest.approx(2000, rel=0.1)
 
 
 def test_what_another_run_has_swept_is_not_swept_again(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, _ = run(tmp_path / "first", "flat", stages="sweep")
-    (swept,) = first["contenders"]
+    (swept,) = first["baselines"]
     swept["factors"] = {"batch": 0.5, "rate": 2.0, "adamw_rate": 4.0}
     earlier = tmp_path / "earlier.json"
     earlier.write_text(json.dumps(first))
     from_earlier = f"sweep --sweep-from {earlier}"
     later, done = run(tmp_path / "later", "flat", "flat-window", stages=from_earlier)
-    assert [one["factors"] == swept["factors"] for one in later["contenders"]] == [True, False]
-    assert later["contenders"][0]["sweep"] == swept["sweep"]
+    assert [one["factors"] == swept["factors"] for one in later["baselines"]] == [True, False]
+    assert later["baselines"][0]["sweep"] == swept["sweep"]
     assert {name.split()[0] for name in done if "sweep" in name} == {"flat-window"}
     for broken, message in (
         ({**first, "parameters": 7}, "has parameters 7, this run 100000"),
-        ({"contenders": []}, "is no result of this version of the suite (KeyError: 'settings')"),
-        ({**first, "contenders": [{**swept, "sweep": [{"batch_size": 1.0}]}]}, "(KeyError: 'batch')"),
-        ({**first, "contenders": []}, "has no sweep"),
+        ({"baselines": []}, "is no result of this version of the suite (KeyError: 'settings')"),
+        ({**first, "baselines": [{**swept, "sweep": [{"batch_size": 1.0}]}]}, "(KeyError: 'batch')"),
+        ({**first, "baselines": []}, "has no sweep"),
         ({**first, "settings": {**first["settings"], "device": "cuda"}}, "has device cuda, this run cpu"),
-        ({**first, "contenders": [{**swept, "factors": {**swept["factors"], "rate": 0}}]}, "factors must be positive"),
+        ({**first, "baselines": [{**swept, "factors": {**swept["factors"], "rate": 0}}]}, "factors must be positive"),
     ):
         earlier.write_text(json.dumps(broken))
         with pytest.raises(SystemExit):
@@ -256,21 +259,21 @@ def test_a_factor_that_fails_keeps_no_other_from_being_tried(
     run = suite_of(text, tmp_path)
     monkeypatch.setattr(run, "measure", measure)
     (entry,) = run.entries
-    entry.width = 1
+    entry.config = {}
     run._sweep()
     assert entry.factors["batch"] == 1.0 and entry.factors["rate"] == 16.0
     assert entry.failures == {"sweep batch × 2": "too large"}
 
 
-def test_a_contender_that_goes_astray_in_the_sweep_is_named(
+def test_a_baseline_that_diverges_in_the_sweep_is_named(
     monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
 ) -> None:
     run = suite_of(text, tmp_path)
     monkeypatch.setattr(run, "measure", lambda *_, **__: {"exact": None})
     (entry,) = run.entries
-    entry.width = 1
+    entry.config = {}
     run._sweep()
-    assert set(entry.factors.values()) == {1.0} and "went astray" in entry.failures["sweep"]
+    assert set(entry.factors.values()) == {1.0} and "diverged" in entry.failures["sweep"]
 
 
 def test_the_held_out_rows_come_from_all_over_the_text(text: Path, tmp_path: Path) -> None:
@@ -303,11 +306,11 @@ def test_a_changed_source_ends_the_run(monkeypatch: pytest.MonkeyPatch, text: Pa
 
 
 def test_the_fingerprint_holds_all_of_the_source_that_a_measurement_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys, benchmarks.suite_work, benchmarks.contenders as c\n"
-    code += "[c.contender_class(name) for name in c.NAMES if c.version_of(name) is not None]\n"
+    code = "import sys, benchmarks.suite_work, benchmarks.baselines as b, benchmarks.kinds as k\n"
+    code += "[b.class_of(name) for name in b.NAMES if k.version_of(name) is not None]\n"
     code += "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    imported = {Path(line) for line in done.stdout.splitlines()}
+    imported = {Path(line).resolve() for line in done.stdout.splitlines() if line.startswith("/")}
     read: set[Path] = set()
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.add(path) or b"")
     code_fingerprint()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,16 +21,18 @@ from abstractinator.components.packing import Packing
 from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.experiment import load_experiment
 from abstractinator.config.settings import to_dict
+from abstractinator.contract.model import Batch
+from abstractinator.training.schedule import build_schedule
 from benchmarks import (
     budgeted_training,
-    flat_transformer,
     generation_speed,
     gpu_marks,
     length_scaling,
     quantizer_memory,
 )
+from benchmarks.baselines import Rates
 from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
-from benchmarks.flat_transformer import FlatByteTransformer, flat_config
+from benchmarks.flat_transformer import FlatByteTransformer, FlatConfig, flat_config
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_sized_refuses_what_cannot_be() -> None:
 
 def _flat() -> FlatByteTransformer:
     torch.manual_seed(0)
-    model = FlatByteTransformer(32, 2, 2)
+    model = FlatByteTransformer(FlatConfig(width=32, layers=2, heads=2))
     for block in model.blocks:  # not the identity that a block begins as
         torch.nn.init.normal_(block.attention.to_out.weight, std=0.3)
         torch.nn.init.normal_(block.mlp.mlp.to_out.weight, std=0.3)
@@ -106,17 +109,14 @@ def test_flat_transformer_steps_as_it_runs_while_its_cache_lasts() -> None:
     assert not torch.allclose(with_less[:, 8:], expected[:, 8:], atol=1e-4)
 
 
-def test_schedule_rises_holds_and_falls() -> None:
-    rates = [budgeted_training.rate_at(done / 100) for done in range(101)]
-    assert 0 < rates[0] < 0.1 and all(rate == 1 for rate in rates[2:61])
+@pytest.mark.parametrize("unit", ["seconds", "bytes"])
+def test_the_schedule_of_a_budget_rises_holds_and_falls(unit: Any) -> None:
+    recipe = budgeted_training.Recipe(unit, 1e6, sequence_length=100, batch_size=10, seed=0)
+    planned = recipe.planned_steps
+    schedule = build_schedule(recipe.experiment(FlatConfig(), Rates(1e-3, 1e-2)), planned)
+    rates = [schedule(planned * done / 100) for done in range(101)]
+    assert rates[0] == 0 and all(rate == 1 for rate in rates[2:61])
     assert rates[80] == pytest.approx(0.5) and rates[100] == 0
-
-
-def test_flat_transformer_script(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = _words("--parameters 30000 60000 --sequence-length 32 --batch-size 2 --steps 1")
-    flat_transformer.main([*sizes, *_options(files, "output")])
-    assert "bytes/s" in capsys.readouterr().out
-    assert len(_result(files)["sizes"]) == 2
 
 
 def test_length_scaling_script(here: None, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,13 +124,13 @@ def test_length_scaling_script(here: None, files: dict[str, str], capsys: pytest
     length_scaling.main([*sizes, *_options(files, "config", "data", "output")])
     assert "µs/byte" in capsys.readouterr().out
     cases = _result(files)["cases"]
-    assert [(c["contestant"], c["length"]) for c in cases] == [(n, k) for n in ("ours", "flat") for k in (64, 128)]
+    assert [(c["baseline"], c["length"]) for c in cases] == [(n, k) for n in ("ours", "flat") for k in (64, 128)]
     assert cases[0]["microseconds_per_byte_ratio"] == 1
 
 
 def test_length_that_takes_too_long_is_a_dash() -> None:
-    cases = [{"contestant": "flat", "length": 1, "bytes": 8.0, "microseconds_per_byte": 2.0}]
-    cases.append({"contestant": "flat", "length": 2, "bytes": None, "microseconds_per_byte": None})  # type: ignore
+    cases = [{"baseline": "flat", "length": 1, "bytes": 8.0, "microseconds_per_byte": 2.0}]
+    cases.append({"baseline": "flat", "length": 2, "bytes": None, "microseconds_per_byte": None})  # type: ignore
     rows = length_scaling.rows_of_table(length_scaling.with_ratios(cases))
     assert rows[1][2:] == ["–"] * 4
 
@@ -156,16 +156,16 @@ def test_gpu_marks_script_says_that_there_is_no_gpu(files: dict[str, str], capsy
 def test_operations_of_a_step_are_those_that_torch_counts(
     files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The rate's look at the head is no part of the model, but torch would count it.
+    # The rate's pass through the head is no part of the model, but torch would count it.
     model = HierarchicalAELM(load_experiment(files["config"], ["model.rate_loss_weight=0"]).model)
-    rows, attended = torch.randint(256, (2, 64)), []
+    batch, attended = Batch.of(torch.randint(256, (2, 64))), []
     original = gpu_marks._attended
     monkeypatch.setattr(gpu_marks, "_attended", lambda *given: attended.append(original(*given)) or 0)
     torch.manual_seed(0)  # of the parts that are drawn beside the text
-    linear = gpu_marks.operations_of(model, rows)
+    linear = gpu_marks.operations_of(model, batch)
     torch.manual_seed(0)
     with FlopCounterMode(display=False) as counter:
-        model(rows).total.backward()
+        model(batch).total.backward()
     counted = counter.get_flop_counts()["Global"]
     # Pooling multiplies a little beside its layers.
     assert linear == pytest.approx(sum(counted[p] for p in (torch.ops.aten.mm, torch.ops.aten.addmm)), rel=0.005)
@@ -207,20 +207,18 @@ def test_generation_speed_script(
     assert set(result["memory_rise_bytes"]) == set(names[1:])
 
 
-def test_brier_of_what_always_comes_true_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brier_of_continuations_that_are_always_right_is_one() -> None:
     prompts = generation_speed.prompts_of(bytes(range(100)), 5, 10)
     true = {prompt[:-4]: prompt[-4:] for prompt in prompts}
     assert len(true) == 5 and prompts[-1][-1] == 99
-    monkeypatch.setattr(generation_speed, "generate_bytes", lambda _, some, __: [true[prompt] for prompt in some])
-    assert generation_speed.brier(None, prompts, "exact", 2) == [1.0] * 4  # type: ignore[arg-type]
+    model: Any = SimpleNamespace(generate_bytes=lambda some, **_: [true[prompt] for prompt in some])
+    assert generation_speed.brier(model, prompts, "exact", 2) == [1.0] * 4
     # x wrong and y right is [0] + [1] - [0]; both wrong alike is [0] + [0] - [1].
     for right, expected in ((1, 1.0), (2, -1.0)):
-        monkeypatch.setattr(
-            generation_speed,
-            "generate_bytes",
-            lambda _, some, __, right=right: [true[p] if i == right else b"\xff" * 4 for i, p in enumerate(some)],
-        )
-        assert generation_speed.brier(None, prompts, "exact", 1) == [expected] * 4  # type: ignore[arg-type]
+        model.generate_bytes = lambda some, right=right, **_: [
+            true[p] if i == right else b"\xff" * 4 for i, p in enumerate(some)
+        ]
+        assert generation_speed.brier(model, prompts, "exact", 1) == [expected] * 4
 
 
 def test_a_file_that_is_not_written_whole_leaves_the_one_before(tmp_path: Path) -> None:

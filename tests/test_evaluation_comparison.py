@@ -6,6 +6,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,33 +15,43 @@ from tiny_evaluation import requests_of, write_tasks
 from tiny_models import rows_of
 from tiny_runs import write_text
 
+import benchmarks.kinds  # noqa: F401  registers the baselines
+from abstractinator.checkpoints.checkpoint_file import save_checkpoint
+from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.settings import to_dict
 from abstractinator.contract.capabilities import Passage
 from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.evaluation import harness
+from abstractinator.evaluation.model_lm import model_lm
 from benchmarks import real_evaluation
-from benchmarks.byte_models import ChanceLM, FlatLM, save_flat
-from benchmarks.flat_transformer import FlatByteTransformer
+from benchmarks.byte_models import ChanceLM
+from benchmarks.flat_transformer import FlatConfig
+from benchmarks.kinds.flat import Flat
 
 
 @pytest.fixture
-def flat(tmp_path: Path) -> FlatLM:
+def flat(tmp_path: Path) -> Any:
+    """A flat transformer under the harness, from a checkpoint of the frame."""
     torch.manual_seed(0)
-    model = FlatByteTransformer(32, 2, 2)
-    for block in model.blocks:  # not the identity that a block begins as
+    config = FlatConfig(width=32, layers=2, heads=2)
+    model = Flat(config)
+    for block in model.model.blocks:  # not the identity that a block begins as
         torch.nn.init.normal_(block.attention.to_out.weight, std=0.3)
-    save_flat(tmp_path / "flat.pt", model, sequence_length=64)
-    return FlatLM(str(tmp_path / "flat.pt"), device="cpu")
+    experiment = ExperimentConfig(model=config, sequence_length=64)
+    payload = {"config": to_dict(experiment), "model": model.state_dict(), "step": 1, "bytes_read": 1}
+    save_checkpoint(tmp_path / "flat.pt", payload)
+    return model_lm("flat")(str(tmp_path / "flat.pt"), device="cpu", max_length=64)
 
 
-def test_flat_scores_are_its_own_without_the_classes_that_cannot_follow(flat: FlatLM) -> None:
+def test_flat_scores_are_its_own_without_the_classes_that_cannot_follow(flat: Any) -> None:
     (score,) = flat.score([Passage(b"the cat", b" sat")])
-    logits = flat.model.logits(rows_of([b"the cat sat"]))[0].detach()
+    logits = flat.model.model.logits(rows_of([b"the cat sat"]))[0].detach()
     logits[:, [256, 258]] = -math.inf
     log_p = logits.log_softmax(-1)
     assert score.nll == pytest.approx(-sum(float(log_p[7 + i, byte]) for i, byte in enumerate(b" sat")), abs=1e-4)
 
 
-def test_flat_scores_depend_on_no_batch_and_have_no_more_than_one_to_give(flat: FlatLM) -> None:
+def test_flat_scores_depend_on_no_batch_and_have_no_more_than_one_to_give(flat: Any) -> None:
     passages = [Passage(b"a" * n, b"bc"[: 1 + n % 2], begins=bool(n % 3)) for n in range(1, 9)]
     alone = [flat.score([passage])[0].nll for passage in passages]
     assert [score.nll for score in flat.score(passages)] == pytest.approx(alone, abs=1e-3)
@@ -48,11 +59,13 @@ def test_flat_scores_depend_on_no_batch_and_have_no_more_than_one_to_give(flat: 
     assert 0.9 < sum(math.exp(-score.nll) for score in every) < 1
 
 
-def test_flat_writes_what_it_finds_most_probable(flat: FlatLM) -> None:
-    config = GenerationConfig(mode="exact", max_new_bytes=6, temperature=0.0)
-    texts = flat.write([b"the cat", b"a"], config)
-    for prompt, text in zip((b"the cat", b"a"), texts, strict=True):
-        assert flat.score([Passage(prompt, text)])[0].is_greedy
+def test_flat_writes_what_it_finds_most_probable(flat: Any) -> None:
+    prompts = [b"the cat", b"a", b"two"]
+    texts = flat.write(prompts, GenerationConfig(max_new_bytes=6, temperature=0.0))
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert len(text) == 6
+        every = flat.score([Passage(prompt, bytes([byte])) for byte in range(256)])
+        assert min(range(256), key=lambda byte: every[byte].nll) == text[0]
 
 
 def test_chance_takes_the_logarithm_of_its_choices() -> None:
@@ -80,7 +93,7 @@ def test_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     printed = capsys.readouterr().out
     assert "tiny_text bits_per_byte" in printed and "requests per second" in printed
 
-    files = ["--ours", str(tmp_path / "kept" / "ours.pt"), "--flat", str(tmp_path / "kept" / "flat.pt")]
+    files = ["--ours", str(tmp_path / "kept" / "abstractinator.pt"), "--flat", str(tmp_path / "kept" / "flat.pt")]
     real_evaluation.main([*common, *files])
     second = json.loads((tmp_path / "result.json").read_text())["models"]
     assert [one["results"] for one in second] == [one["results"] for one in first]

@@ -46,7 +46,8 @@ def _check_size(kind: type[Model], config: Any, weights: dict[str, Tensor]) -> N
     The model is built without memory, and no further than the file goes, so that settings of a billion layers are
     refused at once.
     """
-    left = {"tensors": len(weights), "numbers": sum(tensor.numel() for tensor in weights.values())}
+    # Twice as much as there is: a parameter that two layers share is registered twice.
+    left = {"tensors": 2 * len(weights), "numbers": 2 * sum(tensor.numel() for tensor in weights.values())}
 
     def count(_: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import lm_eval.models  # noqa: F401  with a model registered, the harness would not look for its own any more
 import torch
-from lm_eval.api.registry import model_registry, register_model
+from lm_eval.api.registry import get_model, model_registry, register_model
 
 from abstractinator import registry
 from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
@@ -115,6 +115,13 @@ class ModelLM(ByteLM):
 def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
     if value is not None and value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def model_lm(kind: str) -> type[ModelLM]:
+    """The adapter of a kind, as the harness finds it under the kind's name."""
+    register_kinds()
+    found: type[ModelLM] = get_model(kind)
+    return found
 
 
 def register_kinds() -> None:

@@ -23,8 +23,13 @@ def store_folder(root: str | Path, project_name: str) -> Path:
 
 
 def database_uri(folder: Path) -> str:
-    """The URI of the database in `folder`, relative to the working folder, whose own path may hold any characters."""
-    return f"sqlite:///{os.path.relpath(folder / DATABASE)}"
+    """The URI of the database in `folder`.
+
+    In a URI `?`, `#` and `%` have a meaning of their own: where the path has one, it is given relative to the working
+    folder, below which a store lies as a rule.
+    """
+    path = (folder / DATABASE).resolve()
+    return f"sqlite:///{os.path.relpath(path) if set('?#%') & set(str(path)) else path}"
 
 
 def open_store(folder: Path, project_name: str) -> tuple[Any, str]:

@@ -19,7 +19,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from abstractinator.tracking.store import database_uri, open_store, store_folder
+from abstractinator.tracking.store import DATABASE, open_store, store_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +90,8 @@ def start_tracking(
 
 def ui_command(project_name: str, root: str | Path = TRACKING_FOLDER) -> str:
     """The shell command that shows a project."""
-    return f"mlflow ui --backend-store-uri {shlex.quote(database_uri(store_folder(root, project_name)))}"
+    folder = store_folder(root, project_name)
+    return f"mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{folder / DATABASE}')}"
 
 
 class _MlflowTracker(Tracker):

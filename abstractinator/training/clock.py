@@ -40,7 +40,7 @@ class Clock:
     position: float = 0
     seconds: float = 0.0
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT), repr=False)
-    _phase: Phase | None = field(default=None, repr=False)
+    _phase: str = field(default="", repr=False)
     _next_plan: float = field(default=0.0, repr=False)
 
     @property
@@ -70,42 +70,51 @@ class Clock:
     def tick(self, seconds: float, phases: Sequence[Phase]) -> None:
         """Notes that a step is over, and how long it took."""
         phase = self.phase(phases)
-        if phase != self._phase:
+        if phase.name != self._phase:
             self._recent.clear()  # its steps take another time
-            self._phase, self._next_plan = phase, 0.0
+            self._phase, self._next_plan = phase.name, 0.0
         self._recent.append(seconds)
         self.position += self.stride
         self.step += 1
         self.seconds += seconds
         if self.limit is not None and len(self._recent) >= _FIRST_PLAN and self.seconds >= self._next_plan:
-            self._plan(self.limit, phases)
+            self._plan(self.limit, phase, phases)
 
-    def _plan(self, limit: float, phases: Sequence[Phase]) -> None:
+    def _plan(self, limit: float, phase: Phase, phases: Sequence[Phase]) -> None:
         """Sets the stride at which what is left of the plan takes what is left of the time."""
         self._next_plan = self.seconds + limit / _PLANS
         left = limit - self.seconds
-        needed = self._seconds_at_stride_one(phases)
+        needed = self._seconds_at_stride_one(phase, phases)
         stride = max(1.0, needed / left if left > 0 else self.planned - self.position)
         if abs(stride / self.stride - 1) > _TOLERANCE:
             self.pace.append((self.step, round(stride, 3)))
 
-    def _seconds_at_stride_one(self, phases: Sequence[Phase]) -> float:
+    def _seconds_at_stride_one(self, phase: Phase, phases: Sequence[Phase]) -> float:
         """Time of all planned steps that are left: of other phases as their relative costs say."""
-        assert self._phase is not None
-        step = statistics.median(self._recent) / self._phase.cost
+        step = statistics.median(self._recent) / phase.cost
         begin, needed = self.position, 0.0
-        for phase in phases:
-            end = max(begin, phase.end * self.planned)
-            needed += (end - begin) * step * phase.cost
+        for each in phases:
+            end = max(begin, each.end * self.planned)
+            needed += (end - begin) * step * each.cost
             begin = end
         return needed
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes: plain numbers."""
-        return {"step": self.step, "position": self.position, "seconds": self.seconds, "pace": [*map(list, self.pace)]}
+        """What `load_state_dict` takes: plain values."""
+        return {
+            "step": self.step,
+            "position": self.position,
+            "seconds": self.seconds,
+            "pace": [list(entry) for entry in self.pace],
+            "recent": list(self._recent),
+            "phase": self._phase,
+            "next_plan": self._next_plan,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resumes from a state. A pace that was given when this was made replaces the saved one from here on."""
         self.step, self.position, self.seconds = state["step"], state["position"], state["seconds"]
+        self._recent.extend(state["recent"])
+        self._phase, self._next_plan = state["phase"], state["next_plan"]
         if not self.pace:
             self.pace = [(int(step), float(stride)) for step, stride in state["pace"]]

@@ -1,22 +1,22 @@
-"""The contenders of the benchmark suite, by name. Each is imported only when it takes part, so that a peer that is
-not installed keeps nobody else from running."""
+"""The baselines of the benchmarks, each a kind of model of its own. Importing this registers them.
+
+A kind is imported only when it is used, so that a peer that is not installed keeps no other from running.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import metadata
 
-from benchmarks.contenders.base import Contender
+from abstractinator import registry
 
-_CLASSES = {
-    "abstractinator": "abstractinator:Abstractinator",
-    "flat": "flat:Flat",
-    "flat-window": "flat_window:FlatWindow",
-    "blt": "blt:Blt",
-    "megabyte": "megabyte:Megabyte",
-    "h-net": "hnet:HNetBytes",
-    "bpe-llama": "bpe_llama:BpeLlama",
+_KINDS = {
+    "flat": "benchmarks.kinds.flat:Flat",
+    "flat-window": "benchmarks.kinds.flat_window:FlatWindow",
+    "blt": "benchmarks.kinds.blt:Blt",
+    "megabyte": "benchmarks.kinds.megabyte:Megabyte",
+    "h-net": "benchmarks.kinds.hnet:HNetBytes",
+    "bpe-llama": "benchmarks.kinds.bpe_llama:BpeLlama",
 }
-NAMES = tuple(_CLASSES)
 
 # The package that a peer comes in; the others are this project's own.
 DISTRIBUTIONS = {
@@ -26,12 +26,8 @@ DISTRIBUTIONS = {
     "bpe-llama": "transformers",
 }
 
-
-def contender_class(name: str) -> type[Contender]:
-    """The class of a contender. Raises ImportError where its package is missing."""
-    module, _, attribute = _CLASSES[name].partition(":")
-    found: type[Contender] = getattr(import_module(f"benchmarks.contenders.{module}"), attribute)
-    return found
+for _name, _target in _KINDS.items():
+    registry.register(_name, _target)
 
 
 def version_of(name: str) -> str | None:

@@ -1,24 +1,16 @@
-"""Our own model, in the proportions of the default preset."""
+"""Our own model at other sizes, in the proportions of the default preset."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-
-from abstractinator.training.segmentation_schedule import follow_or_freeze
-from torch import Tensor
 
 from abstractinator.components.hierarchical.code_expander import ExpanderConfig
 from abstractinator.components.hierarchical.code_sequence_transformer import TopTransformerConfig
-from abstractinator.components.hierarchical.generation import stream_bytes
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.hierarchy import ModelConfig
-from abstractinator.components.tokens import BYTES
 from abstractinator.components.transformer import TransformerConfig
-from abstractinator.config.experiment import ExperimentConfig
-from abstractinator.contract.generation_config import GenerationConfig
 from benchmarks.common import count_parameters
-from benchmarks.contenders.base import Contender, Setting, closest_width
+from benchmarks.kinds.base import closest_width
 
 _DEFAULT = ModelConfig()
 (_LEVEL,) = _DEFAULT.levels
@@ -27,51 +19,17 @@ _DEFAULT_WIDTH = _DEFAULT.top_transformer_config.transformer.width
 _Table = ExpanderConfig | TopTransformerConfig  # configurations with a table of n-grams
 
 
-class Abstractinator(Contender):
-    """HierarchicalAELM. width: of the transformer on top; at the default preset's number of parameters it is
-    that preset, at others all widths go in proportion, but for the
-    match model's, which is small."""
-
-    learning_rate = ExperimentConfig.learning_rate
-    muon_learning_rate = ExperimentConfig.muon_learning_rate
-    modes = ("exact", "speculative", "plan")
-
-    def __init__(self, width: int, setting: Setting) -> None:
-        super().__init__()
-        in_tables = setting.parameters - _without_tables(width)
-        self.model = HierarchicalAELM(model_config(width, in_tables / _in_tables(width)))
-        self.autoencoder_fraction = setting.autoencoder_fraction
-
-    @classmethod
-    def fit(cls, setting: Setting) -> int:
-        # The tables take what is left, so a coarse step will do.
-        in_tables = _in_tables(_DEFAULT_WIDTH) / (_without_tables(_DEFAULT_WIDTH) + _in_tables(_DEFAULT_WIDTH))
-        return closest_width(_without_tables, round(setting.parameters * (1 - in_tables)), 8)
-
-    def nats(self, rows: Tensor) -> tuple[Tensor, int]:
-        losses = self.model(rows)
-        return losses.predict * losses.bytes, losses.bytes
-
-    def learn(self, rows: Tensor, done: float, first: bool) -> int:
-        losses = self.model(rows, language_model=done >= self.autoencoder_fraction)
-        losses.total.backward()
-        follow_or_freeze(self.model, losses, done=done, first=first)
-        return losses.bytes
-
-    def two_part(self, rows: Tensor) -> tuple[Tensor, int]:
-        losses = self.model(rows)
-        return losses.two_part * losses.bytes, int((rows < BYTES.codebook_size).sum())
-
-    def positions(self, rows: Tensor) -> int:
-        return self.model(rows).compressed[-1].codes.packing.total
-
-    def stream(self, prompts: list[bytes], new_bytes: int, mode: str, seed: int) -> Iterator[int]:
-        config = GenerationConfig(mode, max_new_bytes=new_bytes, temperature=1.0, top_p=1.0, seed=seed)
-        return (len(piece.data) for piece in stream_bytes(self.model, prompts, config))
+def sized_config(parameters: int) -> ModelConfig:
+    """The settings at about so many parameters: at the default preset's own number they are that preset, at others all
+    widths go in proportion, but for the match model's, which is small, and the tables of n-grams take what is left."""
+    in_tables = _in_tables(_DEFAULT_WIDTH) / (_without_tables(_DEFAULT_WIDTH) + _in_tables(_DEFAULT_WIDTH))
+    # The tables take what is left, so a coarse step will do.
+    width = closest_width(_without_tables, round(parameters * (1 - in_tables)), 8)
+    return model_config(width, (parameters - _without_tables(width)) / _in_tables(width))
 
 
 def model_config(width: int, tables: float) -> ModelConfig:
-    """The default preset with `width` on top, the other widths in proportion, and so many times the rows in tables."""
+    """The default preset, `width` wide on top, other widths in proportion, and `tables` times the tables' rows."""
 
     def transformer(config: TransformerConfig) -> TransformerConfig:
         size = _scaled(config.width, width, 2 * config.heads)
