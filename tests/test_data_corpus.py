@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abstractinator.data import Corpus, DataConfig, DataError, document_units, local_corpus, open_corpus
-from abstractinator.data.document_split import Document
-from abstractinator.data.document_units import MemoryUnit
+from abstractinator.data import Corpus, DataConfig, DataError, local_corpus, open_corpus
+from abstractinator.data.document import Document
+from abstractinator.data.formats import units
+from abstractinator.data.formats.units import MemoryUnit
 from abstractinator.data.local_corpus import LocalCorpus
 
 TEXTS = [f"document {i}\n".encode() * (1 + i % 5) for i in range(300)]
@@ -41,7 +42,7 @@ def mixed_folder(folder: Path) -> Path:
 
 
 def test_a_folder_of_all_kinds_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document_units, "LINES_BYTES", 100)  # many units from few lines
+    monkeypatch.setattr(units, "UNIT_BYTES", 100)  # many units from few lines
     corpus = open_corpus(DataConfig(path=str(mixed_folder(tmp_path)), validation_bytes=EVERYTHING))
     validation = corpus.validation_documents()
     assert validation and Counter(train(corpus) + validation) == Counter(TEXTS)
@@ -119,10 +120,10 @@ def test_splits_named_by_their_files(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_what_is_passed_over_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("a.txt", "b.txt", "c.jsonl.gz", "d.png"):
+    for name in ("a.txt", "b.txt", "c.zip", "d.png"):
         (tmp_path / name).write_text(name * 9)
     open_corpus(DataConfig(path=str(tmp_path)))
-    assert "passed over: 2, such as c.jsonl.gz, d.png" in caplog.text
+    assert "passed over: 2, such as c.zip, d.png" in caplog.text
     assert {record.levelname for record in caplog.records} == {"WARNING"}  # what is shown without being asked for
 
 
@@ -200,7 +201,7 @@ def test_each_mistake_has_its_message(tmp_path: Path) -> None:
         bad_file(tmp_path, "c.jsonl", b"[1]\n"): "expected a record",
         bad_file(tmp_path, "d.jsonl", b'{"text": 3}\n'): "holds int, not text",
         bad_file(tmp_path, "e.json", b"nothing"): "not JSON",
-        bad_file(tmp_path, "f.jsonl.gz", b"\x1f\x8b"): "is compressed: unpack it",
+        bad_file(tmp_path, "f.zip", b"PK"): "is compressed: unpack it",
     }
     for path, message in cases.items():
         with pytest.raises(DataError) as caught:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from abstractinator.data import DataConfig, DataError, PackedRows, hub_corpus, open_corpus
-from abstractinator.data.document_split import Document
+from abstractinator.data.document import Document
 
 TEXTS = [f"hub document {i} " * (1 + i % 4) for i in range(120)]
 LOAD = datasets.load_dataset  # as it is before a test replaces it

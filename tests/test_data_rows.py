@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
-from abstractinator.data import DataConfig, PackedRows, train_loader
-from abstractinator.data.document_units import MemoryUnit
+from abstractinator.contract.model import RowLayout
+from abstractinator.data import DataConfig, PackedRows, TrainLoader, train_loader
+from abstractinator.data.formats.units import MemoryUnit
 from abstractinator.data.local_corpus import LocalCorpus
 
 BOS, EOS, PAD = ByteTokenizer.BOS, ByteTokenizer.EOS, ByteTokenizer.PAD
@@ -47,7 +48,7 @@ texts = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12)
 @settings(max_examples=60)
 @given(texts, st.integers(1, 30), st.integers(1, 3), st.integers(0, 9))
 def test_every_document_once_an_epoch(documents: list[bytes], length: int, epochs: int, seed: int) -> None:
-    # Blocks of one row are given out in the order they are cut in: the string of tokens itself.
+    # Blocks of one row are yielded in the order in which they are cut: the string of tokens itself.
     rows = rows_of(PackedRows(corpus_of(documents), length, seed, epochs, block_bytes=1))
     found = documents_in(rows)
     for epoch in range(epochs):
@@ -62,9 +63,9 @@ def test_every_document_once_an_epoch(documents: list[bytes], length: int, epoch
 def test_blocks_only_reorder(documents: list[bytes], length: int, epochs: int, block: int) -> None:
     corpus = corpus_of(documents)
     cut = rows_of(PackedRows(corpus, length, 0, epochs, block_bytes=1))
-    given_out = rows_of(PackedRows(corpus, length, 0, epochs, block_bytes=block))
-    assert sorted(given_out) == sorted(cut)
-    assert given_out[-1] == cut[-1] or PAD not in cut[-1]
+    yielded = rows_of(PackedRows(corpus, length, 0, epochs, block_bytes=block))
+    assert sorted(yielded) == sorted(cut)
+    assert yielded[-1] == cut[-1] or PAD not in cut[-1]
 
 
 @settings(max_examples=60)
@@ -118,7 +119,7 @@ def test_ranks_share_the_rows(
     assert rest[: len(whole) - rounds * world] == whole[rounds * world :]
 
 
-def test_epochs_go_on_without_end_and_differ() -> None:
+def test_epochs_follow_without_end_and_differ() -> None:
     documents = [bytes([65 + i]) * 6 for i in range(12)]  # 8 tokens each: a row is a document
     rows = iter(PackedRows(corpus_of(documents), 8, 0))
     epochs = [[next(rows).tolist() for _ in documents] for _ in range(3)]
@@ -157,13 +158,14 @@ def test_bad_sizes_are_refused(sizes: dict) -> None:
 def test_the_loader_resumes_and_leaves_the_random_state_alone(tmp_path: object) -> None:
     corpus = corpus_of([bytes([65 + i]) * 30 for i in range(20)])
 
-    def loader() -> object:
-        return train_loader(corpus, row_length=16, batch_size=3, seed=5, num_epochs=2)
+    def loader() -> TrainLoader:
+        return train_loader(corpus, RowLayout(16), batch_size=3, seed=5, num_epochs=2)
 
     random_state = torch.get_rng_state()
     whole = list(loader())
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert whole[0].shape == (3, 16) and whole[0].dtype == torch.int64
+    assert whole[0].ids.shape == (3, 16) and whole[0].ids.dtype == torch.int64
+    assert sum(batch.bytes for batch in whole) == 2 * 20 * 30
     for stop in (1, 7, len(whole) - 1):
         first = loader()
         iterator = iter(first)
@@ -174,4 +176,4 @@ def test_the_loader_resumes_and_leaves_the_random_state_alone(tmp_path: object) 
         second.load_state_dict(torch.load(f"{tmp_path}/state.pt", weights_only=True))
         rest = list(second)
         assert len(rest) == len(whole) - stop
-        assert all(torch.equal(a, b) for a, b in zip(rest, whole[stop:], strict=True))
+        assert all(torch.equal(a.ids, b.ids) for a, b in zip(rest, whole[stop:], strict=True))

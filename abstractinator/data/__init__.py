@@ -1,6 +1,6 @@
 """Text in, rows of byte tokens out: corpora, the split by document, packing.
 
-The way of the data: `DataConfig` → `open_corpus` → `Corpus` → `train_loader` (`PackedRows` in batches) → `ReadAhead`.
+`DataConfig` → `open_corpus` → `Corpus` → `train_loader` (`PackedRows` in batches) → `ReadAhead`.
 Importing this package imports neither torch, pyarrow nor datasets; the names below load on first use.
 """
 
@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abstractinator.data.corpus import Corpus, DocumentStream, open_corpus
+    from abstractinator.data.batches import TrainLoader, count_rows, rows_of, train_loader
+    from abstractinator.data.corpora import open_corpus
+    from abstractinator.data.corpus import Corpus, DocumentStream
     from abstractinator.data.data_config import DataConfig, DataError
-    from abstractinator.data.packed_rows import PackedRows, count_rows, rows_of, train_loader
+    from abstractinator.data.packed_rows import PackedRows
     from abstractinator.data.read_ahead import ReadAhead
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "DocumentStream",
     "PackedRows",
     "ReadAhead",
+    "TrainLoader",
     "count_rows",
     "open_corpus",
     "rows_of",
@@ -29,14 +32,15 @@ __all__ = [
 _MODULES = {
     "Corpus": "corpus",
     "DocumentStream": "corpus",
-    "open_corpus": "corpus",
+    "open_corpus": "corpora",
     "DataConfig": "data_config",
     "DataError": "data_config",
     "PackedRows": "packed_rows",
-    "count_rows": "packed_rows",
-    "rows_of": "packed_rows",
-    "train_loader": "packed_rows",
     "ReadAhead": "read_ahead",
+    "TrainLoader": "batches",
+    "count_rows": "batches",
+    "rows_of": "batches",
+    "train_loader": "batches",
 }
 
 

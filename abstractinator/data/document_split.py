@@ -1,36 +1,24 @@
 """The split by document: a document is held out when the hash of its text is small.
 
 The side of a document depends on its text and nothing else, so it survives reordering, renaming and
-resuming, and exact duplicates are never on both sides.
+resuming, and exact duplicates are never on both sides. All parts of a large document are on one side.
 """
 
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from abstractinator.data.data_config import DataConfig, DataError
+from abstractinator.data.document import Document
 
 _log = logging.getLogger(__name__)
 
 HASHES = 2**64  # document hashes are 0 … HASHES − 1
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A document's bytes and their hash."""
-
-    text: bytes
-    hash: int
-
-    @classmethod
-    def of(cls, text: bytes) -> "Document":
-        return cls(text, int.from_bytes(blake2b(text, digest_size=8).digest(), "big"))
-
-
 @dataclass(frozen=True)
 class DocumentSplit:
-    """Who is held out, and the held-out documents that are used for validation."""
+    """Which documents are held out, and those of them that are used for validation."""
 
     threshold: int  # hashes below it are held out; 0 holds out none
     validation: list[bytes]
@@ -40,12 +28,14 @@ class DocumentSplit:
         """What of the document is trained on: all, its head, or nothing (then the result is empty)."""
         if document.hash < self.threshold:
             return b""
-        return document.text[: self.head_bytes]
+        if self.head_bytes is None:
+            return document.text
+        return document.text[: max(0, self.head_bytes - document.offset)]
 
 
 @dataclass
 class _Seen:
-    """What a pass over (part of) a corpus has found so far."""
+    """What a pass over (part of) a corpus has read so far."""
 
     threshold: int
     held_out: dict[int, bytes] = field(default_factory=dict)  # by hash: duplicates count once
@@ -55,7 +45,7 @@ class _Seen:
     def add(self, document: Document) -> None:
         if not document.text:
             return
-        if document.hash < self.threshold:
+        if document.hash < self.threshold and document.offset == 0:  # the first part stands for a large document
             self.held_out[document.hash] = document.text
         if self.lowest is None or document.hash < self.lowest.hash:
             self.lowest = document
@@ -83,11 +73,11 @@ def decide_split(batches: Iterable[Iterable[Document]], config: DataConfig, name
     if seen.lowest is None or seen.highest is None:
         raise DataError(f"{name} holds no text: it has no non-empty document; point data.path= at some text")
     if seen.lowest.hash == seen.highest.hash:
-        return _cut_one(seen.lowest.text, config, name)
+        return _cut_one(seen.lowest, config, name)
     threshold = seen.threshold
     if not seen.held_out:
         threshold = seen.lowest.hash + 1
-        seen.held_out[seen.lowest.hash] = seen.lowest.text
+        seen.held_out[seen.lowest.hash] = seen.lowest.slice(0, config.validation_bytes)
     elif seen.highest.hash < threshold:
         threshold = seen.highest.hash
         del seen.held_out[threshold]
@@ -101,7 +91,7 @@ def given_split(validation: Iterable[Iterable[Document]], config: DataConfig, na
     """
     found: dict[int, bytes] = {}
     for batch in validation:
-        found |= {document.hash: document.text for document in batch if document.text}
+        found |= {document.hash: document.text for document in batch if document.text and document.offset == 0}
         if sum(map(len, found.values())) >= config.validation_bytes:
             break
     if not found:
@@ -121,13 +111,14 @@ def take_validation(documents: dict[int, bytes], config: DataConfig) -> list[byt
     return taken
 
 
-def _cut_one(text: bytes, config: DataConfig, name: str) -> DocumentSplit:
-    if len(text) < 2:
+def _cut_one(document: Document, config: DataConfig, name: str) -> DocumentSplit:
+    size = document.size
+    if size < 2:
         raise DataError(f"{name} holds a single byte; training needs text to learn from and text to validate on")
-    tail = min(max(1, round(len(text) * config.validation_fraction)), config.validation_bytes)
-    cut = len(text) - tail
-    line_start = text.rfind(b"\n", 0, cut) + 1  # begin the tail a little earlier rather than inside a line
-    if cut - line_start <= tail and line_start > 0:
-        cut = line_start
-    _log.warning("%s is one document: its last %d bytes of %d are held out", name, len(text) - cut, len(text))
-    return DocumentSplit(0, [text[cut:][: config.validation_bytes]], head_bytes=cut)
+    tail = min(max(1, round(size * config.validation_fraction)), config.validation_bytes)
+    cut = size - tail
+    before = document.slice(max(0, cut - tail - 1), cut)
+    if b"\n" in before:  # begin the tail a little earlier rather than inside a line
+        cut -= len(before) - before.rindex(b"\n") - 1
+    _log.warning("%s is one document: its last %d bytes of %d are held out", name, size - cut, size)
+    return DocumentSplit(0, [document.slice(cut, size)[: config.validation_bytes]], head_bytes=cut)

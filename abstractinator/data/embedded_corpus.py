@@ -5,7 +5,9 @@ import sysconfig
 from pathlib import Path
 
 from abstractinator.data.data_config import DataError
-from abstractinator.data.document_units import DocumentUnit, MemoryUnit, TextFileUnit
+from abstractinator.data.formats.source import Source
+from abstractinator.data.formats.text import TextUnit
+from abstractinator.data.formats.units import DocumentUnit, MemoryUnit
 
 # Not part of the library's own text: installed packages and tests.
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "_bundled"}
@@ -35,7 +37,7 @@ def embedded_units() -> list[DocumentUnit]:
     """
     root = Path(sysconfig.get_path("stdlib"))
     units: list[DocumentUnit] = [
-        TextFileUnit(name=relative.as_posix(), path=root / relative, size=(root / relative).stat().st_size)
+        TextUnit(relative.as_posix(), Source(root / relative), (root / relative).stat().st_size)
         for relative in _library_files(root)
     ]
     try:
@@ -43,8 +45,7 @@ def embedded_units() -> list[DocumentUnit]:
     except ImportError:  # some systems ship the reference apart
         pass
     else:
-        documents = tuple(topics[name].encode() for name in sorted(topics))
-        units.append(MemoryUnit(name="pydoc_data.topics", documents=documents))
+        units.append(MemoryUnit("pydoc_data.topics", tuple(topics[name].encode() for name in sorted(topics))))
     if not units:
         raise DataError(
             "this Python is installed without the sources of its standard library, which are the default "

@@ -1,9 +1,9 @@
 """A corpus streamed from the Hugging Face hub: nothing is stored, positions are exact.
 
-`datasets` keeps the place in its files but not the content of its shuffle buffer, so a resumed run would
-lose documents. Here `datasets` shuffles the files, the stream is read in chunks of `shuffle_buffer`
-documents, and each chunk is shuffled; a position is the place before the chunk and the place inside it.
-Every process of a distributed run reads the whole stream.
+`datasets` keeps the position in its files but not the content of its shuffle buffer, so a resumed run would lose
+documents. Here `datasets` shuffles the files, the stream is read in chunks of `shuffle_buffer` documents, and each
+chunk is shuffled; a position is that of `datasets` before the chunk and the offset in the chunk. Every process of a
+distributed run reads the whole stream.
 """
 
 import contextlib
@@ -18,17 +18,18 @@ import numpy as np
 
 from abstractinator.data.corpus import Corpus, DocumentStream
 from abstractinator.data.data_config import DataConfig, DataError
-from abstractinator.data.document_split import Document, decide_split, given_split
-from abstractinator.data.document_units import record_text
+from abstractinator.data.document import Document
+from abstractinator.data.document_split import decide_split, given_split
+from abstractinator.data.formats.errors import reason_of, require
+from abstractinator.data.formats.records import record_text
 
-_SCAN_CHUNK = 256  # documents between two looks whether there is enough to validate on
+_SCAN_CHUNK = 256  # documents between two checks whether there is enough to validate on
 _NETWORK_PACKAGES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp"}
 
 
 def open_split(config: DataConfig, split: str) -> Any:
-    """The `datasets.IterableDataset` of one split. DataError when it is not there or out of reach."""
-    import datasets
-
+    """The `datasets.IterableDataset` of one split. DataError where it does not exist or is out of reach."""
+    datasets = require("datasets", f"the hub data set {config.dataset_name}")
     datasets.disable_progress_bars()
     # It would warn at each resumption that its shuffle buffer is refilled; ours is empty by then.
     datasets.logging.set_verbosity_error()
@@ -39,10 +40,10 @@ def open_split(config: DataConfig, split: str) -> Any:
 
 
 def _explained(error: Exception, config: DataConfig) -> Exception:
-    """What to tell the user about an error of `datasets`; the error itself where it is none of theirs."""
+    """What to tell the user about an error of `datasets`; the error itself where it is not about their input."""
     from datasets.exceptions import DatasetNotFoundError
 
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = reason_of(error)
     if isinstance(error, DatasetNotFoundError):
         return DataError(f"the hub has no data set {config.dataset_name!r} that you may read ({reason})")
     if isinstance(error, ValueError):  # an unknown configuration or split; datasets lists those it has
@@ -67,6 +68,7 @@ class HubCorpus(Corpus):
             self.split = decide_split(self._scan(config.dataset_train_split), config, self.name)
         else:
             self.split = given_split(self._scan(config.dataset_validation_split), config, self.name)
+        self.settings = {**config.choice_of_text(), "data.shuffle_buffer": config.shuffle_buffer}
         described = [
             config.dataset_name,
             config.dataset_config,
@@ -104,18 +106,18 @@ class HubCorpus(Corpus):
 
 
 class _HubStream(DocumentStream):
-    """One epoch of a HubCorpus. A position is [place of datasets before the chunk, chunk, place inside it].
+    """One epoch of a HubCorpus. A position is [position of datasets before the chunk, chunk, offset in it].
 
     Held-out documents are empty inside a chunk, so an empty chunk means the end of the stream.
     """
 
     def __init__(self, corpus: HubCorpus, epoch: int, seed: int, position: Any) -> None:
         self._corpus, self._seeds = corpus, [seed, epoch]
+        self._before, self._chunk, self._offset = position or [None, 0, 0]
         files_seed = int(np.random.SeedSequence(self._seeds).generate_state(1)[0])
         stream = open_split(corpus.config, corpus.config.dataset_train_split)
-        # A buffer of one document shuffles the files alone: nothing is in the buffer when we stop.
+        # A buffer of one document shuffles the files alone: it is empty whenever the stream stops.
         self._stream = stream.shuffle(seed=files_seed, buffer_size=1, max_buffer_input_shards=1)
-        self._before, self._chunk, self._next = position or [None, 0, 0]
         if self._before is not None:
             self._stream.load_state_dict(self._before)
         self._arrivals = corpus.documents(self._stream)
@@ -124,26 +126,26 @@ class _HubStream(DocumentStream):
         self._documents = self._read_chunk()
 
     def position(self) -> list[Any]:
-        return [self._before, self._chunk, self._next]
+        return [self._before, self._chunk, self._offset]
 
     def __next__(self) -> bytes:
         while self._documents:
-            if self._next == len(self._documents):
-                self._before, self._chunk, self._next = self._stream.state_dict(), self._chunk + 1, 0
+            if self._offset == len(self._documents):
+                self._before, self._chunk, self._offset = self._stream.state_dict(), self._chunk + 1, 0
                 self._documents = self._read_chunk()
                 continue
-            document = self._documents[self._next]
-            self._next += 1
+            document = self._documents[self._offset]
+            self._offset += 1
             if document:
                 return document
         raise StopIteration
 
     def _read_chunk(self) -> list[bytes]:
-        """The chunk that begins where the stream stands, shuffled."""
+        """The next chunk of the stream, shuffled."""
         arrived = list(islice(self._arrivals, self._corpus.config.shuffle_buffer))
         texts = [self._corpus.split.training_part(document) for document in arrived]
         order = np.random.default_rng([*self._seeds, self._chunk]).permutation(len(texts))
-        return [texts[place] for place in order.tolist()]
+        return [texts[index] for index in order.tolist()]
 
 
 def _close(arrivals: Generator[Document]) -> None:

@@ -1,10 +1,9 @@
 """A corpus of local documents: shuffled as a whole, read a window at a time.
 
-For each epoch the units are shuffled and then packed, in that order, into windows of at most
-`WINDOW_BYTES`; a window is read whole, its documents are shuffled, and then it gives way to the next. A
-corpus below that size is one window, kept in memory, and its documents are shuffled perfectly. Parquet is
-read by pyarrow directly, one column of one row group at a time, so nothing is copied into a cache on
-disk, and memory stays at a window (or at the largest row group, where one is larger).
+For each epoch the units are shuffled and then packed, in that order, into windows of at most `WINDOW_BYTES`; a window
+is read whole, its documents are shuffled, and it is released before the next is read. A corpus below that size is one
+window, kept in memory, and its documents are shuffled perfectly. Nothing is copied into a cache on disk, and memory
+stays at a window (or at the largest unit, where one is larger).
 """
 
 import json
@@ -18,14 +17,15 @@ import numpy as np
 
 from abstractinator.data.corpus import Corpus, DocumentStream
 from abstractinator.data.data_config import DataConfig, DataError
-from abstractinator.data.document_split import Document, decide_split, given_split
-from abstractinator.data.document_units import DocumentUnit
+from abstractinator.data.document import Document
+from abstractinator.data.document_split import decide_split, given_split
+from abstractinator.data.formats.units import DocumentUnit
 
 WINDOW_BYTES = 128 * 2**20
 
 
 class _Windows:
-    """Units in some windows' worth of memory: reads them by window and keeps the window read last."""
+    """Units in windows of memory: reads them by window and keeps the last one."""
 
     def __init__(self, units: Sequence[DocumentUnit]) -> None:
         self.units = units
@@ -47,7 +47,7 @@ class _Windows:
         """The documents of a window, unshuffled: in the order of its units in the corpus."""
         key = sorted(window)
         if key != self._kept[0]:
-            self._kept = ([], [])  # let go of the old window before reading the new one
+            self._kept = ([], [])  # releases the old window before the new one is read
             self._kept = (key, [document for unit in key for document in self._read_unit(self.units[unit])])
         return self._kept[1]
 
@@ -57,7 +57,7 @@ class _Windows:
 
     @staticmethod
     def _read_unit(unit: DocumentUnit) -> list[Document]:
-        documents = [Document.of(text) for text in unit.read()]
+        documents = unit.documents()
         if len(documents) != unit.count:
             raise DataError(f"{unit.name} changed while it was in use: start again on the data as they are now")
         return documents
@@ -75,6 +75,7 @@ class LocalCorpus(Corpus):
     ) -> None:
         self.name = name
         self.size_bytes = sum(unit.size for unit in units)
+        self.settings = config.choice_of_text()
         self._windows = _Windows(units)
         if validation_units is None:
             self._split = decide_split(self._windows.read_all(), config, name)
@@ -94,41 +95,41 @@ class LocalCorpus(Corpus):
         return _LocalStream(self, epoch, seed, 0 if position is None else position)
 
     def _training_window(self, window: list[int]) -> list[bytes]:
-        """The window's documents as trained on; a held-out one is empty, so that places stay the same."""
+        """The window's documents as trained on; a held-out one is empty, so that indices stay the same."""
         return [self._split.training_part(document) for document in self._windows.read(window)]
 
 
 class _LocalStream(DocumentStream):
-    """One epoch of a LocalCorpus. A position is a place in the order of all its documents, the
-    held-out ones included."""
+    """One epoch of a LocalCorpus. A position is an index into the epoch's order of all documents, held-out ones
+    included."""
 
-    def __init__(self, corpus: LocalCorpus, epoch: int, seed: int, place: int) -> None:
-        self._corpus, self._epoch, self._seed, self._place = corpus, epoch, seed, place
+    def __init__(self, corpus: LocalCorpus, epoch: int, seed: int, index: int) -> None:
+        self._corpus, self._epoch, self._seed, self._index = corpus, epoch, seed, index
         self._plan = corpus._windows.plan(seed, epoch)
         units = corpus._windows.units
         self._ends = list(accumulate(sum(units[unit].count for unit in window) for window in self._plan))
         self._documents: list[bytes] = []  # of the open window, in the epoch's order
-        self._first = self._end = 0  # the places of the open window; none is open yet
+        self._first = self._end = 0  # the indices of the open window; none is open yet
 
     def position(self) -> int:
-        return self._place
+        return self._index
 
     def __next__(self) -> bytes:
         while True:
-            if not self._first <= self._place < self._end:
+            if not self._first <= self._index < self._end:
                 self._open_window()
-            document = self._documents[self._place - self._first]
-            self._place += 1
+            document = self._documents[self._index - self._first]
+            self._index += 1
             if document:
                 return document
 
     def _open_window(self) -> None:
-        index = bisect_right(self._ends, self._place)
-        if index == len(self._ends):
+        window = bisect_right(self._ends, self._index)
+        if window == len(self._ends):
             raise StopIteration
         self._documents = []
-        documents = self._corpus._training_window(self._plan[index])
-        order = np.random.default_rng([self._seed, self._epoch, index]).permutation(len(documents))
-        self._documents = [documents[place] for place in order.tolist()]
-        self._end = self._ends[index]
+        documents = self._corpus._training_window(self._plan[window])
+        order = np.random.default_rng([self._seed, self._epoch, window]).permutation(len(documents))
+        self._documents = [documents[index] for index in order.tolist()]
+        self._end = self._ends[window]
         self._first = self._end - len(documents)

@@ -1,7 +1,7 @@
 """Batches read in a thread, before they are asked for, so that a training never waits for text.
 
-torchdata.nodes.Prefetcher does it too, but raises what goes wrong with a traceback in its text, where a user is to get
-one line that says what to do.
+torchdata.nodes.Prefetcher does it too, but raises errors with a traceback in their text, where a user is to get one
+line that says what to do.
 """
 
 from __future__ import annotations
@@ -10,31 +10,37 @@ import atexit
 from collections.abc import Iterator
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
-
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from abstractinator.contract.model import Batch
 
-_POLL = 0.1  # seconds between two looks at whether anybody still waits
+_POLL = 0.1  # seconds between two checks whether the iterator is still open
 _PATIENCE = 5.0  # seconds that a program's end waits for a read that hangs
+
+
+class Loader(Protocol):
+    """What is read ahead: batches, and the position after the last one yielded."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class ReadAhead:
     """A loader whose next batches are read while the last one is in use.
 
-    loader: what `train_loader` gives. depth: how many batches lie ready at most. pinned: whether they lie in memory
-    from which a GPU copies by itself. What the loader raises comes in place of the batch that it could not give.
+    depth: the most batches that are ready. pinned: whether they lie in memory from which a GPU copies by itself. An
+    error of the loader is raised in place of the batch that it could not read.
 
-    `state_dict()` is the position after the batch given out last, whatever has been read ahead; that of
+    `state_dict()` is the position after the last batch yielded, however many have been read ahead; that of
     `load_state_dict` counts for the next iterator. One iterator is open at a time.
     """
 
-    def __init__(self, loader: StatefulDataLoader, depth: int = 2, pinned: bool = False) -> None:
+    def __init__(self, loader: Loader, depth: int = 2, pinned: bool = False) -> None:
         self._loader, self._depth, self._pinned = loader, depth, pinned
         self._state: dict[str, Any] | None = None
-        self._reader, self._over = Thread(), Event()  # of the last iterator
+        self._reader, self._closed = Thread(), Event()  # of the last iterator
         _ALL.add(self)
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,18 +52,19 @@ class ReadAhead:
         self._state = None
 
     def __iter__(self) -> Iterator[Batch]:
+        """Raises ValueError where the position of `load_state_dict` does not fit the data."""
         self.close()
-        batches = iter(self._loader)  # a position of other data is refused here
+        batches = iter(self._loader)
         self._state = self._loader.state_dict()
-        return self._given_out(batches)
+        return self._ready_batches(batches)
 
-    def _given_out(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _ready_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         ready: Queue[_Read] = Queue(self._depth)
-        over = self._over = Event()
-        self._reader = Thread(target=self._read, args=(batches, ready, over), name="read ahead", daemon=True)
+        closed = self._closed = Event()
+        self._reader = Thread(target=self._read, args=(batches, ready, closed), name="read ahead", daemon=True)
         self._reader.start()
         try:
-            while not over.is_set():
+            while not closed.is_set():
                 try:
                     batch, state, error = ready.get(timeout=_POLL)
                 except Empty:
@@ -69,23 +76,23 @@ class ReadAhead:
                 self._state = state
                 yield batch
         finally:
-            over.set()
+            closed.set()
 
-    def _read(self, batches: Iterator[Batch], ready: Queue[_Read], over: Event) -> None:
+    def _read(self, batches: Iterator[Batch], ready: Queue[_Read], closed: Event) -> None:
         last: _Read = (None, None, None)
         try:
             for batch in batches:
-                one = batch.pinned() if self._pinned else batch
-                if not _put(ready, (one, self._loader.state_dict(), None), over):
+                batch = batch.pinned() if self._pinned else batch
+                if not _put(ready, (batch, self._loader.state_dict(), None), closed):
                     return
-        except BaseException as error:  # whatever it is, it belongs to who reads
+        except BaseException as error:  # any error belongs to the thread that trains
             last = (None, None, error)
-        _put(ready, last, over)
+        _put(ready, last, closed)
 
     def close(self, timeout: float | None = None) -> None:
-        """Ends the iterator that is open, if one is, and waits until its thread is done with the loader, `timeout`
+        """Closes the open iterator, if there is one, and waits until its thread no longer uses the loader, `timeout`
         seconds at most."""
-        self._over.set()
+        self._closed.set()
         if self._reader.is_alive():
             self._reader.join(timeout)
 
@@ -103,11 +110,11 @@ def _end_threads() -> None:
 _Read = tuple[Batch | None, dict[str, Any] | None, BaseException | None]
 
 
-def _put(ready: Queue[_Read], one: _Read, over: Event) -> bool:
-    """Puts it into the queue when there is room; False when nobody takes anything any more."""
-    while not over.is_set():
+def _put(ready: Queue[_Read], read: _Read, closed: Event) -> bool:
+    """Puts it into the queue when there is room; False when the iterator is closed."""
+    while not closed.is_set():
         try:
-            ready.put(one, timeout=_POLL)
+            ready.put(read, timeout=_POLL)
             return True
         except Full:
             continue

@@ -1,4 +1,4 @@
-"""The documents of all epochs as one string of tokens, which can be read from any position on."""
+"""The documents of all epochs as one string of tokens, which can be read from any position."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +16,14 @@ class Position:
 
     epoch: int = 0
     document: Any = None  # the document's position, as its DocumentStream gave it; None: the epoch's first
-    token: int = 0  # so many of the document's tokens (BOS bytes EOS) come before the position
+    token: int = 0  # tokens of the document (BOS bytes EOS) before the position
 
 
 class TokenString:
-    """The tokens from `start` on: each document as BOS bytes EOS, epoch after epoch."""
+    """The tokens from `start` to the end of epoch `num_epochs - 1`: each document as BOS bytes EOS."""
 
     def __init__(self, corpus: Corpus, seed: int, num_epochs: int | None, start: Position) -> None:
-        self._corpus, self._seed, self._num_epochs = corpus, seed, num_epochs
-        self._tokenizer = ByteTokenizer()
+        self._corpus, self._seed, self.num_epochs = corpus, seed, num_epochs
         self._open_epoch(start.epoch, start.document)
         if start.token:
             self._open_document()
@@ -32,39 +31,57 @@ class TokenString:
 
     def position(self) -> Position:
         """The position of the next token."""
-        if self._used < len(self._tokens):
+        if self._used < self._length:
             return Position(self._epoch, self._document, self._used)
         return Position(self._epoch, self._stream.position(), 0)
 
+    def at_end(self) -> bool:
+        """Whether there is no further token. Raises DataError when an epoch has no documents."""
+        if self.num_epochs is not None and self._epoch >= self.num_epochs:
+            return True
+        while self._used == self._length and not self._open_document():
+            if not self._has_documents:
+                raise DataError(f"{self._corpus.name} has no documents to train on; all are held out or empty")
+            if self._epoch + 1 == self.num_epochs:
+                return True
+            self._open_epoch(self._epoch + 1, None)
+        return False
+
     def fill(self, target: np.ndarray) -> int:
-        """Write the next tokens into `target` (int64, flat) and return how many: fewer than it holds only
+        """Write the next tokens into `target` (int64, flat) and return their number: fewer than it holds only
         where an epoch ends, and 0 only at the end of the last.
 
         Raises DataError when an epoch has no documents.
         """
-        filled = 0
-        while filled < len(target):
-            if self._used == len(self._tokens) and not self._open_document():
-                if not self._has_documents:
-                    raise DataError(f"{self._corpus.name} has no documents to train on; all are held out or empty")
-                if self._epoch + 1 == self._num_epochs:
-                    break
-                self._open_epoch(self._epoch + 1, None)
+        filled, epoch = 0, self._epoch
+        while filled < len(target) and not self.at_end():
+            if self._epoch != epoch:
                 if filled:
                     break
-                continue
-            part = self._tokens[self._used : self._used + len(target) - filled]
-            target[filled : filled + len(part)] = part
-            filled += len(part)
-            self._used += len(part)
+                epoch = self._epoch
+            count = min(self._length - self._used, len(target) - filled)
+            self._write(target[filled : filled + count])
+            filled += count
+            self._used += count
         return filled
+
+    def _write(self, target: np.ndarray) -> None:
+        """The open document's next tokens, as many as `target` holds."""
+        first, last = self._used, self._used + len(target) - 1
+        has_bos, has_eos = first == 0, last == self._length - 1
+        text = np.frombuffer(self._text, dtype=np.uint8)
+        target[int(has_bos) : len(target) - has_eos] = text[max(0, first - 1) : last - has_eos]
+        if has_bos:
+            target[0] = ByteTokenizer.BOS
+        if has_eos:
+            target[-1] = ByteTokenizer.EOS
 
     def _open_epoch(self, epoch: int, document: Any) -> None:
         self._epoch = epoch
         self._stream = self._corpus.train_documents(epoch, self._seed, document)
         self._has_documents = document is not None  # one was read before this position
-        self._tokens = np.empty(0, dtype=np.int64)  # of the open document
-        self._used = 0  # so many of them lie before the next token
+        self._text = b""  # the open document
+        self._length = self._used = 0  # its tokens, and those of them before the next token
         self._document: Any = None  # the open document's position
 
     def _open_document(self) -> bool:
@@ -74,5 +91,5 @@ class TokenString:
         if text is None:
             return False
         self._document, self._has_documents = position, True
-        self._tokens, self._used = self._tokenizer.encode(text, bos=True, eos=True), 0
+        self._text, self._length, self._used = text, len(text) + 2, 0
         return True
