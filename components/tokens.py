@@ -85,10 +85,6 @@ def tokens_of(rows: Tensor) -> Tokens:
 
 
 def pack_texts(texts: bytes | list[bytes]) -> Tokens:
-<<<<<<< HEAD
-    """A text, or several, each of which is a row: BOS and its bytes."""
-    rows = [[BYTES.bos, *text] for text in ([texts] if isinstance(texts, bytes) else texts)]
-=======
     """A text, or several, each of which is a row: BOS and its bytes. Raises ValueError for what is no bytes."""
     several = [texts] if isinstance(texts, bytes) else texts
     if wrong := [text for text in several if not isinstance(text, bytes)] if isinstance(several, list) else [several]:
@@ -97,7 +93,6 @@ def pack_texts(texts: bytes | list[bytes]) -> Tokens:
             "pack_bytes for a tensor of byte ids"
         )
     rows = [[BYTES.bos, *text] for text in several]
->>>>>>> model
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
     ids = torch.tensor([value for row in rows for value in row], dtype=torch.int64)
     return Tokens(ids[:, None], Packing.from_lengths(lengths), BYTES)

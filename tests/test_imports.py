@@ -17,6 +17,7 @@ PACKAGE = "abstractinator"
 # From the top down: each may import what comes after it.
 LAYERS = (
     "benchmarks",
+    "abstractinator.__main__",
     "abstractinator.cli",
     "abstractinator.training",
     "abstractinator.evaluation",

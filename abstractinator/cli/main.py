@@ -108,7 +108,7 @@ def _advice(command: argparse.ArgumentParser, words: list[str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="abstractinator", description="Bytes of text into learned codes, and back.")
+    parser = argparse.ArgumentParser(prog="abstractinator", description="Trains and runs byte-level models of text.")
     parser.add_argument("--version", action="version", version=f"abstractinator {__version__}")
     commands = parser.add_subparsers(required=True, metavar=" | ".join(_COMMANDS))
     for module in _COMMANDS.values():
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _quiet_libraries() -> None:
     """Log lines that no user of this program can act on."""
-    for name in ("datasets", "transformers", "torch", "torchdata"):
+    for name in ("datasets", "transformers", "torch", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
 

@@ -155,7 +155,7 @@ def _loaded(name: str, manager: TaskManager) -> list[Any]:
             f"once with a network, so that they are kept, or use local files: write a task file with `dataset_path: "
             f"json` and `dataset_kwargs: {{data_files: {{test: FILE.jsonl}}}}`, and give its folder as --include_path"
         ) from error
-    except Exception as error:  # whatever a task file, its code or its data can do wrong
+    except Exception as error:  # whatever a task file, its Python or its data can do wrong
         why = error.__cause__ if isinstance(error.__cause__, Exception) else error  # datasets hides it there
         raise ValueError(f"task {name} cannot be loaded: {type(why).__name__}: {_first_line(why)}") from error
     group = loaded.get("groups", {}).get(name)

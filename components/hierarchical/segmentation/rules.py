@@ -39,15 +39,9 @@ class Whitespace(Segmenter):
 
     def weigh(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> tuple[Tensor, Tensor]:
         space = is_spacelike(tokens.ids[:, 0])
-<<<<<<< HEAD
-        nothing = torch.zeros((), dtype=torch.bool, device=space.device)
-        last = tokens.packing.shift(space, nothing)
-        return (last & ~tokens.packing.shift(last, nothing)).float(), threshold.new_zeros(())
-=======
         outside = torch.zeros((), dtype=torch.bool, device=space.device)
         last = tokens.packing.shift(space, outside)
         return (last & ~tokens.packing.shift(last, outside)).float(), threshold.new_zeros(())
->>>>>>> model
 
     def weigh_next(self, last: SegmentationState, token: Tensor, entropy: Tensor | None) -> tuple[Tensor, Tensor]:
         spacelike, before = is_spacelike(token), is_spacelike(last.token)
@@ -63,11 +57,7 @@ class EntropyRule(Segmenter):
         if not len(entropies):
             return
         wanted = tokens.packing.total / self.config.target_tokens_per_code
-<<<<<<< HEAD
-        # Entropies of several slots add up, so no fixed bound holds for all alphabets.
-=======
         # Entropies of several slots add up, so no fixed bound holds for all vocabularies.
->>>>>>> model
         high = entropies.masked_fill(entropies.isinf(), 0.0).max() + 1
         if self.adds_up:
             high = high * self.longest
@@ -153,11 +143,7 @@ def segmenter_of(config: SegmentationConfig) -> Segmenter:
 
 
 def is_spacelike(byte: Tensor) -> Tensor:
-<<<<<<< HEAD
-    """SpaceByte's set: a byte that is no ASCII letter or digit and begins or continues no longer character."""
-=======
     """SpaceByte's set: a byte below 128 that is neither a letter nor a digit."""
->>>>>>> model
     letter = (byte >= 65) & (byte <= 90) | (byte >= 97) & (byte <= 122)
     digit = (byte >= 48) & (byte <= 57)
     return (byte < 128) & ~letter & ~digit

@@ -25,11 +25,7 @@ class SegmentationConfig:
         whitespace  after the first of a run of bytes that are no letter, digit or part of a longer character
                     (SpaceByte, arXiv 2404.14408); bytes only
     target_tokens_per_code: mean length of a segment: what the threshold is calibrated to; of `whitespace`, which has
-<<<<<<< HEAD
-        none, about what comes of it.
-=======
         none, its approximate result.
->>>>>>> model
     min_tokens_per_code, max_tokens_per_code: shortest and longest segment; only special tokens, ends of rows and
         repairing (segment_parts.py) make shorter ones. Every segment gets as many codes, so very short ones waste them.
         `fixed` has no shortest.

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-<<<<<<< HEAD
-=======
 import torch.nn.functional as F
->>>>>>> model
 from torch import Tensor, nn
 
 from abstractinator.components.hierarchical.segmentation.segmentation_config import SegmentationConfig
@@ -29,13 +26,8 @@ from abstractinator.components.tokens import BYTES, Tokens
 class SegmentationState:
     """What the rule remembers of a token, in a tensor of any shape.
 
-<<<<<<< HEAD
-    entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's place
-    in its segment. token: its first slot.
-=======
     entropy: H of the token after it, or what the segment open there has gathered (information). run: the token's
     offset in its segment. token: its first slot.
->>>>>>> model
     """
 
     entropy: Tensor
@@ -77,47 +69,17 @@ class Segmenter(nn.Module, ABC):
         expected = self._expected(tokens, entropies, self.threshold)
         starts = expected | tokens.special
         of_token = starts.cumsum(0) - 1
-<<<<<<< HEAD
-        place = torch.arange(packing.total, device=starts.device)
-        first = place[starts]
-        lengths = torch.diff(first, append=place.new_tensor([packing.total]))
-        per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
-        context = _context(of_token, tokens.special, expected)
-        return Segments(Packing.from_lengths(per_row), of_token, place - first[of_token], lengths, context)
-=======
         index = torch.arange(packing.total, device=starts.device)
         first = index[starts]
         lengths = torch.diff(first, append=index.new_tensor([packing.total]))
         per_row = torch.zeros_like(packing.lengths).index_add_(0, packing.rows[starts], torch.ones_like(first))
         context = _context(of_token, tokens.special, expected)
         return Segments(Packing.from_lengths(per_row), of_token, index - first[of_token], lengths, context)
->>>>>>> model
 
     def _expected(self, tokens: Tokens, entropies: Tensor | None, threshold: Tensor) -> Tensor:
         """(T,) bool: where a segment begins, as far as it can be known before the token is seen."""
         packing = tokens.packing
         row_start = packing.positions == 0
-<<<<<<< HEAD
-        forced = row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device))
-        return _reached(forced, self._following(forced, *self.weigh(tokens, entropies, threshold)))
-
-    def _following(self, forced: Tensor, weight: Tensor, bound: Tensor) -> Tensor:
-        """(T,) for every token: where the next segment would begin if one began here.
-
-        That is where a boundary is forced, or where the segment would be too long, or the first token from the
-        shortest length on at which the rule holds.
-        """
-        total, index = len(forced), torch.arange(len(forced), device=forced.device)
-        gathered, following, is_open = weight, index + self.longest, torch.ones_like(forced)
-        for ahead in range(1, min(self.longest, total)):
-            token = (index + ahead).clamp(max=total - 1)
-            gathered = gathered + weight[token] if self.adds_up else weight[token]
-            ends = forced[token] | (gathered > bound) if ahead >= self.config.min_tokens_per_code else forced[token]
-            ends = is_open & ends
-            following = torch.where(ends, index + ahead, following)
-            is_open = is_open & ~ends
-        return following.clamp(max=total)
-=======
         forced = (row_start | packing.shift(tokens.special, torch.tensor(True, device=row_start.device)))[None]
         weight, bound = self.weigh(tokens, entropies, threshold)
         following, _ = self._following(forced, weight[None], bound, forced.new_zeros(1, 1))
@@ -144,7 +106,6 @@ class Segmenter(nn.Module, ABC):
             following = torch.where(is_open & ends, index + ahead, following)
             is_open = is_open & ~ends
         return following.clamp(max=width), sums
->>>>>>> model
 
     def calibrate(self, tokens: Tokens, entropies: Tensor, *, momentum: float = 1.0) -> None:
         """Moves the threshold to where the tokens' mean segment length is the target; rules without one have none.
@@ -168,35 +129,6 @@ class Segmenter(nn.Module, ABC):
         special ones. entropy: (R, n) H of the tokens after them, None for the rules that need none. Equals `forward`.
         """
         weight, bound = self.weigh_next(last, token, entropy)
-<<<<<<< HEAD
-        gathered, run = last.entropy, last.run
-        begins, sums, runs = [], [], []
-        for n in range(token.shape[1]):  # where a segment may begin depends on where the one before began
-            run = run + 1
-            gathered = gathered + weight[:, n] if self.adds_up else weight[:, n]
-            holds = (gathered > bound) & (run >= self.config.min_tokens_per_code)
-            begins.append(special[:, n] | holds | (run == self.longest))
-            gathered, run = torch.where(begins[-1], weight[:, n], gathered), run.masked_fill(begins[-1], 0)
-            sums.append(gathered)
-            runs.append(run)
-        if self.adds_up:
-            entropy = torch.stack(sums, 1)
-        elif entropy is None:
-            entropy = last.entropy[:, None].expand(token.shape)
-        return torch.stack(begins, 1), SegmentationState(entropy, torch.stack(runs, 1), token)
-
-
-def _reached(forced: Tensor, following: Tensor) -> Tensor:
-    """(T,) bool: the tokens on the paths i → following[i] from the forced ones, found by doubling the stride: log₂ T
-    rounds."""
-    total = len(forced)
-    following = torch.cat([following, following.new_tensor([total])])  # the end leads to itself
-    reached = torch.cat([forced, forced.new_zeros(1)])
-    for _ in range(total.bit_length()):
-        reached = reached.index_fill(0, following[reached.nonzero()[:, 0]], True)
-        following = following[following]
-    return reached[:total]
-=======
         # Column 0 is the state: a segment that has `last.run` tokens before it. A boundary at column t is after token
         # t - 1.
         weight = torch.cat([last.entropy[:, None], weight], dim=1)
@@ -227,7 +159,6 @@ def _reached(starts: Tensor, following: Tensor) -> Tensor:
         reached = reached.scatter_reduce(0, following, reached, "amax")
         following = following[following]
     return reached.view(-1, width + 1)[:, :width].bool()
->>>>>>> model
 
 
 def _context(of_token: Tensor, special: Tensor, expected: Tensor) -> Tensor:

@@ -19,11 +19,7 @@ from abstractinator.components.tokens import Tokens
 class Segments:
     """A packed sequence of tokens cut into segments.
 
-<<<<<<< HEAD
-    packing: of the segments, (S,) in all. of_token: (T,) segment of each token. offsets: (T,) place of each
-=======
     packing: of the segments, (S,) in all. of_token: (T,) segment of each token. offsets: (T,) of each
->>>>>>> model
     token in its segment. lengths: (S,). context: (T,) the segment that token t was expected to belong to
     before it was seen; it differs from `of_token` where a special token begins a segment unforeseen, and in the
     second part of one that was cut (segment_parts.py).
@@ -37,11 +33,7 @@ class Segments:
 
     @property
     def first_tokens(self) -> Tensor:
-<<<<<<< HEAD
-        """(S,) the packed place of each segment's first token."""
-=======
         """(S,) the packed index of each segment's first token."""
->>>>>>> model
         return self.lengths.cumsum(0) - self.lengths
 
 
@@ -50,22 +42,15 @@ class DistinctSegments:
     """The different segments of a sequence, U of them, each once: what depends on a segment alone is computed here.
 
     tokens, segments: the distinct segments, one a row, and in training parts of some behind them (segment_parts.py).
-<<<<<<< HEAD
-    counts: (U,) how often each occurs. of_segment: (S,) which of them each segment is.
-=======
     counts: (U,) how often each occurs. of_segment: (S,) which of them each segment is. hashes: (U,) ascending, of those
     that are no parts: equal segments have equal ones.
->>>>>>> model
     """
 
     tokens: Tokens
     segments: Segments
     counts: Tensor
     of_segment: Tensor
-<<<<<<< HEAD
-=======
     hashes: Tensor
->>>>>>> model
 
 
 def one_segment_a_row(tokens: Tokens) -> Segments:
@@ -88,16 +73,8 @@ def distinct_segments(tokens: Tokens, segments: Segments) -> DistinctSegments:
     """Finds equal segments by a 64-bit hash of their tokens: two different ones of a million are taken for equal
     with probability 3e-8."""
     token = mix(token_hash(tokens.ids), segments.offsets + 1)
-<<<<<<< HEAD
-    hashes = torch.zeros_like(segments.lengths).index_add_(0, segments.of_token, token)
-    _, of_segment, counts = torch.unique(hashes, return_inverse=True, return_counts=True)
-    place = torch.arange(len(hashes), device=hashes.device)
-    chosen = torch.zeros_like(counts).scatter_(0, of_segment, place)  # one of the equal ones
-    return DistinctSegments(*take_segments(tokens, segments, chosen), counts, of_segment)
-=======
     every = torch.zeros_like(segments.lengths).index_add_(0, segments.of_token, token)
     hashes, of_segment, counts = torch.unique(every, return_inverse=True, return_counts=True)
     index = torch.arange(len(every), device=every.device)
     chosen = torch.zeros_like(counts).scatter_(0, of_segment, index)  # one of the equal ones
     return DistinctSegments(*take_segments(tokens, segments, chosen), counts, of_segment, hashes)
->>>>>>> model
