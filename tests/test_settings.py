@@ -259,13 +259,23 @@ def test_a_config_file_is_read(tmp_path: Any) -> None:
         ("exp_config = {'a': 1", "line 1: not valid Python"),
         ("exp_config = [1]", "no assignment `exp_config = {...}` of a dict"),
         ("", "no assignment"),
-        (b"\xff\xfe", "is not a Python file"),
+        (b"\xff\xfe", "is not UTF-8 text, at byte 0"),
+        (b"exp_config = {}\n\0", "line 2: a NUL byte"),
+        (f"exp_config = {{'a': {'-' * 3_000}1}}", "nested too deeply"),
+        (f"exp_config = {{'a': {'-' * 100_000}1}}", "nested too deeply"),
+        (f"exp_config = {{'a': {'1+' * 5_000}1}}", "nested too deeply"),
+        (f"exp_config = {{'a': {'[' * 250}{']' * 250}}}", "too many nested"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_anything_but_one_literal_is_an_error(tmp_path: Any, source: str | bytes, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, source)
     assert words in str(caught.value)
+
+
+def test_a_config_file_of_an_editor_with_a_byte_order_mark_is_read(tmp_path: Any) -> None:
+    assert load(tmp_path, b"\xef\xbb\xbfexp_config = {'a': 1}\r\n") == {"a": 1}
 
 
 def test_a_missing_config_file(tmp_path: Any) -> None:

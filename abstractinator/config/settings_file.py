@@ -29,15 +29,28 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
     with its line.
     """
     try:
-        source = Path(path).read_text(encoding="utf-8")
-        body = ast.parse(source).body
+        return _only_assignment(_parse(path), str(path))
+    except (RecursionError, MemoryError):  # Python's parser raises MemoryError for too many brackets or signs
+        raise ConfigError(f"{path}: its expressions are nested too deeply; write the values out") from None
+
+
+def _parse(path: str | Path) -> list[ast.stmt]:
+    try:
+        source = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows begin files with a byte-order mark
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text, at byte {error.start:,}; is it a config file?") from error
+    if (nul := source.find("\0")) >= 0:
+        line = source.count("\n", 0, nul) + 1
+        raise ConfigError(f"{path}, line {line}: a NUL byte stands there; is it a config file?")
+    try:
+        return ast.parse(source).body
     except SyntaxError as error:
         raise ConfigError(f"{path}, line {error.lineno}: not valid Python: {error.msg}") from error
-    except ValueError as error:  # not UTF-8, or null bytes
-        raise ConfigError(f"{path} is not a Python file: {error}") from error
 
+
+def _only_assignment(body: list[ast.stmt], path: str) -> dict[str, Any]:
     found: ast.expr | None = None
     for statement in body:
         match statement:
@@ -50,7 +63,7 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
                 raise ConfigError(f"{path}, line {statement.lineno}: {only}; it is read, not executed")
     if not isinstance(found, ast.Dict):
         raise ConfigError(f"{path}: no assignment `{CONFIG_NAME} = {{...}}` of a dict")
-    result: dict[str, Any] = _literal(found, str(path))
+    result: dict[str, Any] = _literal(found, path)
     return result
 
 
