@@ -145,7 +145,11 @@ def near(value: Any, kinds: list[Any]) -> str:
 
 def unknown_key(key: Any, path: str, group: type, schema: type) -> ConfigError:
     """The error for a key that `group`, at `path`, does not have; looks for its like in all groups."""
+    wrong = join(path, str(key))
     everywhere = list(_all_keys(schema, ""))
+    if wrong in everywhere and hasattr(group, "kind"):  # another kind's setting, of those that may stand here
+        valid = ", ".join(hints_of(group))
+        return ConfigError(f"unknown key `{wrong}`: the kind {group.kind} does not have it; valid keys here: {valid}")
     same = [dotted for dotted in everywhere if dotted.rpartition(".")[2] == key]
     here = [join(path, near) for near in difflib.get_close_matches(str(key), hints_of(group), n=2)]
     names = {dotted.rpartition(".")[2] for dotted in everywhere}
@@ -156,7 +160,7 @@ def unknown_key(key: Any, path: str, group: type, schema: type) -> ConfigError:
         advice = "did you mean " + " or ".join(f"`{dotted}`" for dotted in found) + "?"
     else:
         advice = "valid keys here: " + ", ".join(hints_of(group))
-    return ConfigError(f"unknown key `{join(path, str(key))}`: {advice}")
+    return ConfigError(f"unknown key `{wrong}`: {advice}")
 
 
 def _all_keys(group: Any, path: str) -> Iterator[str]:
