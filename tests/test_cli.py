@@ -94,7 +94,6 @@ def mistake(capsys: Output, arguments: list[str]) -> str:
         ("weight_decay=-0.1", ["weight_decay", "0 or more"]),
         ("warmup_steps=-1", ["warmup_steps", "0 or more"]),
         *((f"model.{name}=-1", [name, "0 or more"]) for name in LOSS_WEIGHTS),
-        ("sample_prompt_for_generation=", ["sample_prompt_for_generation", "empty"]),
         ("scheduler_type=cosin", ["cosin"]),
         ("data.path=nowhere", ["nowhere", "does not exist"]),
         ("resume_from_checkpoint=latest", ["latest", "checkpoint_step"]),
@@ -141,7 +140,6 @@ def test_a_checkpoint_that_is_none(tmp_path: Path, saved: str, capsys: Output, c
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([""], "empty"),
         (["a", "--max-new-bytes", "0"], "max_new_bytes"),
         (["a", "--temperature", "-1"], "temperature"),
         (["a", "--top-p", "2"], "top_p"),

@@ -109,11 +109,22 @@ def likely_end(logits: torch.Tensor) -> torch.Tensor:
     return torch.cat([logits[..., :-1], end], dim=-1)
 
 
+@some_shapes
 @every_mode
-def test_an_empty_prompt_is_refused(mode: str) -> None:
-    for prompt in (b"", [b"a", b""], []):
-        with pytest.raises(ValueError, match="prompt"):
-            model_of("fixed").generate_bytes(prompt, mode=mode)
+def test_an_empty_prompt_is_the_beginning_of_a_document(shape: str, mode: str) -> None:
+    """Alone, and beside other prompts."""
+    model, settings = model_of(shape), {"mode": mode, "max_new_bytes": 9, "temperature": 0}
+    alone = model.generate_bytes(b"", **settings)
+    assert model.generate_bytes([b"the cat", b"", *PROMPTS], **settings)[1] == alone
+    if mode != "plan":
+        assert alone == greedy_by_full_forwards(model, b"", 9)
+    assert len(model.generate_bytes(b"", **settings, no_repeat_ngram_size=3)) <= 9
+
+
+@every_mode
+def test_no_prompt_is_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match="no prompt"):
+        model_of("fixed").generate_bytes([], mode=mode)
 
 
 @pytest.mark.parametrize("prompts", [b"the cat", {"a": b"the cat"}, iter([b"the cat"]), None], ids=type)

@@ -226,7 +226,7 @@ def test_stop_strings_are_whole_characters(lm: ModelLM, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("context", "arguments", "words"),
     [
-        ("", {}, ["empty context"]),
+        ("", {"num_beams": 4}, ["num_beams"]),
         ("a", {"until": ["\udca9"]}, ["'\\udca9'", "whole characters"]),
         ("a", {"until": ["x", "\ud83d"]}, ["'\\ud83d'"]),
         ("a", {"num_beams": 4}, ["num_beams", "max_gen_toks"]),

@@ -235,6 +235,25 @@ def test_a_task_whose_file_cannot_be_read(tmp_path: Path, checkpoint: str, tasks
     assert not (tmp_path / "new").exists()  # nothing was evaluated
 
 
+def test_generation_that_a_task_cannot_have_is_refused_before_any_task_is_scored(
+    checkpoint: str, tasks: str, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(tasks) / "tiny_until.yaml"
+    path.write_text(path.read_text().replace("do_sample: false", "do_sample: false, num_beams: 1"))
+    (Path(tasks) / "both.yaml").write_text("group: both\ntask: [tiny_word, tiny_until]\n")
+    monkeypatch.setattr(harness, "simple_evaluate", lambda **_: pytest.fail("work had begun"))
+    for names in ("tiny_text,tiny_until", "both"):
+        assert cli.main(command(checkpoint, tasks, names)) == 2
+        assert "task tiny_until: there is no generation argument `num_beams`" in capsys.readouterr().err
+
+
+def test_an_empty_context_is_continued(tmp_path: Path, checkpoint: str, tasks: str) -> None:
+    path = Path(tasks) / "tiny_until.yaml"
+    path.write_text(path.read_text().replace("{{query}}", ""))
+    assert cli.main(command(checkpoint, tasks, "tiny_until", "--output_path", "out")) == 0
+    assert results_in(tmp_path / "out")["results"]["tiny_until"]["exact_match,none"] == 0
+
+
 def test_options_add_up() -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)

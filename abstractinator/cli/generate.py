@@ -20,7 +20,9 @@ def add_command(commands: Commands) -> None:
     parser = commands.add_parser("generate", help="continue a prompt", description="Continues a prompt.")
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
     parser.add_argument(
-        "prompt", help="text to continue; - reads it from standard input, and -- goes before one that begins with -"
+        "prompt",
+        help="text to continue, '' for the beginning of a document; - reads it from standard input, and -- goes before "
+        "one that begins with -",
     )
     parser.add_argument("--mode", help="one of the model's ways to generate (default: its first one)")
     parser.add_argument("--max-new-bytes", type=int, default=256, help="(default: 256)")
@@ -44,8 +46,6 @@ def _generate(options: argparse.Namespace) -> int:
     from abstractinator.device import pick_device, prepare_processor
 
     prompt = sys.stdin.buffer.read() if options.prompt == "-" else text_to_bytes(options.prompt)
-    if not prompt:
-        raise ValueError("the prompt is empty; give at least one byte to continue from")
     config = GenerationConfig(
         mode=options.mode,
         max_new_bytes=options.max_new_bytes,

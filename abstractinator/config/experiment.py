@@ -112,8 +112,6 @@ class ExperimentConfig:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 or more and below 2**64, not {self.seed}")
-        if not self.sample_prompt_for_generation:
-            raise ValueError("sample_prompt_for_generation is empty; give at least one character")
 
 
 _AT_LEAST_ONE = (

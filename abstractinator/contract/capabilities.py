@@ -100,7 +100,8 @@ class Generates(Protocol):
     harness_mode: ClassVar[str]
 
     def stream(self, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
-        """The continuations as they are made. Raises ValueError for an empty prompt and for an unknown mode."""
+        """The continuations as they are made; an empty prompt is the beginning of a document. Raises ValueError for an
+        unknown mode and for no prompt."""
 
 
 @runtime_checkable

@@ -139,14 +139,12 @@ class ByteLM(LM):
         """(context, arguments) → the continuation before the first stop string, without the context.
 
         max_gen_toks counts bytes. Bytes that are no UTF-8 come back as U+FFFD. A prompt is the context's last
-        max_length bytes. Raises ValueError, before anything is generated, for an empty context and for arguments
-        that `generation_request` refuses.
+        max_length bytes; an empty one is the beginning of a text. Raises ValueError, before anything is generated, for
+        arguments that `generation_request` refuses.
         """
         arguments = [request.args for request in requests]
-        for context, options in arguments:
+        for _, options in arguments:
             generation_request(options)
-            if not context:
-                raise ValueError("a generation request has an empty context; give at least one byte to continue from")
         contexts = [text_to_bytes(context) for context, _ in arguments]
         if long := sum(len(context) > self.max_length for context in contexts):
             _log.warning("%d of %d contexts cut from the left to %d bytes", long, len(contexts), self.max_length)

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from lm_eval import simple_evaluate
+from lm_eval.api.group import Group
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from lm_eval.loggers import EvaluationTracker
@@ -40,6 +42,8 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
     print("reading the harness's index of tasks", file=sys.stderr)
     manager, names = find_tasks(options.task_names, options.include_path, model_args)
     tasks = load_tasks(names, manager)
+    if options.model in registry.names():
+        check_generation(tasks, gen_kwargs)
     tracker = EvaluationTracker(output_path=options.output_path)
     random_seed, numpy_seed, torch_seed, fewshot_seed = options.seeds
     with redirect_stdout(sys.stderr):  # where what it says on the way belongs
@@ -160,6 +164,21 @@ def _loaded(name: str, manager: TaskManager) -> list[Any]:
         raise ValueError(f"task {name} cannot be loaded: {type(why).__name__}: {_first_line(why)}") from error
     group = loaded.get("groups", {}).get(name)
     return [group] if group is not None else list(loaded["tasks"].values())
+
+
+def check_generation(tasks: Iterable[Any], gen_kwargs: dict[str, Any]) -> None:
+    """Raises ValueError, naming the task, for arguments of generation that our kinds do not take.
+
+    tasks: Tasks, and Groups of them. gen_kwargs: the user's, which update those of a task.
+    """
+    for task in tasks:
+        if isinstance(task, Group):
+            check_generation(task, gen_kwargs)
+        elif task.OUTPUT_TYPE == "generate_until":
+            try:
+                generation_request((task.config.generation_kwargs or {}) | gen_kwargs)
+            except ValueError as error:
+                raise ValueError(f"task {task.config.task}: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

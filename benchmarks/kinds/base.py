@@ -110,8 +110,8 @@ class Baseline(Model):
         return {"bits_per_byte_exact": Metric(bits, "bits per byte, exact")}
 
     def stream(self, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
-        if not prompts or not all(prompts):
-            raise ValueError("a prompt is missing or empty; give at least one byte to continue from")
+        if not prompts:
+            raise ValueError("no prompt was given")
         if config.mode not in (None, *self.modes):
             raise ValueError(f"mode must be one of {', '.join(self.modes)}, not {config.mode!r}")
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))

@@ -39,7 +39,7 @@ MODES = ("plan", "exact", "speculative")
 
 
 def check_prompts(prompts: Sequence[bytes]) -> None:
-    """Raises ValueError for no prompt, an empty one, or one that is not bytes."""
+    """Raises ValueError for no prompt, and for one that is not bytes."""
     if not isinstance(prompts, list | tuple):
         raise ValueError(f"prompts are a list of bytes, not {type(prompts).__name__}: use [b'…']")
     if not prompts:
@@ -48,8 +48,6 @@ def check_prompts(prompts: Sequence[bytes]) -> None:
         raise ValueError(
             f"a prompt is bytes, several are a list of them; not {type(wrong[0]).__name__}: use text.encode()"
         )
-    if not all(prompts):
-        raise ValueError("the prompt is empty; give at least one byte to continue from")
 
 
 def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
@@ -58,7 +56,8 @@ def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationC
 
     Prompts may differ in length and are not truncated: attention windows bound the memory, not the text. The prompts
     are read in this call, so its errors are raised here. While the iterator is in use the model stays in eval mode, and
-    its weights must not change. Raises ValueError for an unknown mode, no prompt or an empty one.
+    its weights must not change. An empty prompt is the beginning of a document. Raises ValueError for an unknown mode
+    and for no prompt.
     """
     check_prompts(prompts)
     model.check_precision()
@@ -264,7 +263,7 @@ class _Generation:
     def _recent_codes(self, text: bytearray) -> deque[tuple[int, ...]]:
         """The highest codes of a text, and room for as many as repetition_window bytes have."""
         window = max(2, round(self.config.repetition_window / self.model.target_bytes_per_code))
-        tokens = pack_bytes(torch.tensor([list(text)], device=self.state.device))
+        tokens = pack_bytes(torch.tensor([list(text)], dtype=torch.int64, device=self.state.device))
         return deque(map(tuple, self.model.compress(tokens)[-1].codes.ids.tolist()), maxlen=window)
 
     def _unfinished(self, until_boundary: bool) -> Tensor:
