@@ -164,8 +164,14 @@ def test_loading_a_model_imports_nothing_that_it_does_not_need() -> None:
 
 
 def test_the_command_line_is_there_without_torch() -> None:
-    code = "import sys, abstractinator.cli.main as m; m._parser().format_help()\n"
+    code = "import sys, abstractinator.cli.command_line as c; c.parser().format_help()\n"
     assert run(f"{code}print([name for name in ('torch', 'numpy', 'lm_eval') if name in sys.modules])") == "[]\n"
+
+
+def test_ctrl_c_is_handled_before_anything_large_is_imported() -> None:
+    code = "import sys, signal, typing; before = set(sys.modules); import abstractinator.cli.main\n"
+    code += "print(*sorted(set(sys.modules) - before))"
+    assert run(code) == "abstractinator abstractinator.cli abstractinator.cli.main\n"
 
 
 def test_a_checkout_has_the_same_classes_under_the_name_components() -> None:

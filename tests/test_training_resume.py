@@ -290,6 +290,34 @@ def test_a_checkpoint_that_lacks_what_a_resume_needs_is_refused(tmp_path: Path) 
         train(dataclasses.replace(config, max_steps=4, resume_from_checkpoint="latest"))
 
 
+def damaged(state: dict[str, torch.Tensor], how: str) -> dict[str, Any]:
+    if how == "shape":
+        return {name: value[..., None] for name, value in state.items()}
+    if how == "NaN":
+        return {name: value * float("nan") for name, value in state.items()}
+    if how == "text":
+        return dict.fromkeys(state, "0")
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("shape", "is not a tensor of shape"), ("NaN", "infinite or NaN"), ("text", "is not a tensor"),
+     ("nothing", "not one of this model"), ("no states", "no states of the optimizers")],
+)  # fmt: skip
+def test_a_damaged_state_of_an_optimizer_is_refused(tmp_path: Path, how: str, message: str) -> None:
+    config = tiny_experiment(tmp_path, max_steps=2)
+    train(config)
+    path = tmp_path / "checkpoints" / "checkpoint_step2.pt"
+    payload = load_checkpoint(path)
+    for saved in payload["optimizers"]:
+        saved["state"] = {} if how == "no states" else {n: damaged(state, how) for n, state in saved["state"].items()}
+    checkpoint.save_checkpoint(path, payload)
+    with pytest.raises(CheckpointError, match=message) as refused:
+        train(dataclasses.replace(config, max_steps=4, resume_from_checkpoint="latest"))
+    assert str(path) in str(refused.value) and "Use an earlier checkpoint" in str(refused.value)
+
+
 def test_there_is_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"resume_from_checkpoint=latest.*no checkpoint_step"):
         train(tiny_experiment(tmp_path, resume_from_checkpoint="latest"))

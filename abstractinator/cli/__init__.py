@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import argparse
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 CHECKPOINT_HELP = "a checkpoint_step*.pt, or a folder of them: the newest"
@@ -15,5 +16,5 @@ CHECKPOINT_HELP = "a checkpoint_step*.pt, or a folder of them: the newest"
 
 def called(command: str) -> str:
     """How the command was called: by its script in the project's folder, or as installed."""
-    script = Path(sys.argv[0]).name
+    script = os.path.basename(sys.argv[0])
     return f"python {script}" if script == f"{command}.py" else f"abstractinator {command}"

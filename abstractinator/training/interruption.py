@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
@@ -51,5 +50,7 @@ class Interruption:
 
 def _exit_now(number: int) -> None:
     """Ends the process without waiting for threads, or for what a library does at exit."""
-    sys.stderr.write("\nabstractinator: stopped at once; the last checkpoint is whole\n")
-    os._exit(128 + number)
+    try:
+        os.write(2, b"\nabstractinator: stopped at once; the last checkpoint is whole\n")  # also within a write
+    finally:
+        os._exit(128 + number)

@@ -20,7 +20,7 @@ from abstractinator.config.settings import to_dict
 from abstractinator.contract.model import Batch, Model
 from abstractinator.data import ReadAhead
 from abstractinator.training.clock import Clock
-from abstractinator.training.optimizers import build_optimizers
+from abstractinator.training.optimizers import build_optimizers, load_states
 from abstractinator.training.schedule import Schedule, build_schedule
 
 
@@ -134,15 +134,13 @@ class RunState:
             self._restore(payload)
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"{path} was written by version {payload.get('version', 'unknown')} and cannot be resumed by this "
-                f"version ({__version__}): {first_line(error)}"
+                f"{path} cannot be resumed: {_reason(error)}. Use an earlier checkpoint, or the version that wrote it "
+                f"({payload.get('version', 'unknown')}; this is {__version__})"
             ) from error
 
     def _restore(self, payload: dict[str, Any]) -> None:
         self.model.load_state_dict(payload["model"])
-        for optimizer, saved in zip(self.optimizers, payload["optimizers"], strict=True):
-            settings = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": saved["state"], "param_groups": settings})
+        load_states(self.optimizers, payload["optimizers"])
         self.clock.load_state_dict(payload["clock"])
         self.bytes_read, self.rows_read = payload["bytes_read"], payload["rows_read"]
         if self.config.num_epochs is not None:  # an epoch is counted in rows, whatever the batches were before
@@ -165,6 +163,10 @@ class RunState:
                 f"cannot resume: the checkpoint was trained on different data ({error}). Start a new run, or give the "
                 "same data settings"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"it lacks the entry {error}" if isinstance(error, KeyError) else first_line(error)
 
 
 def new_model(config: ExperimentConfig, device: torch.device) -> Model:
