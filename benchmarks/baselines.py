@@ -1,6 +1,6 @@
 """The models of the suite by name: how each is sized, at which rates it learns, and how its positions are counted.
 
-All are kinds of model that the frame trains, saves, loads and scores alike; this is what the suite needs besides.
+All are kinds of model that the frame trains, saves, loads and scores alike; this is what the suite needs in addition.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def class_of(name: str) -> type[Model]:
 
 
 def sized(name: str, setting: Setting) -> Any:
-    """The settings of the model at `setting.parameters` ± 5 %. Raises ValueError where there are none."""
+    """The settings of the model at `setting.parameters` ± 5 %. Raises ValueError where no settings fit."""
     if name == OURS:
         return replace(sized_config(setting.parameters), autoencoder_fraction=setting.autoencoder_fraction)
     return _baseline(name).sized(setting)

@@ -1,4 +1,4 @@
-"""A training by the frame for so many seconds or bytes, in parts, which can be saved and resumed.
+"""A training by the frame for a number of seconds or bytes, in parts, which can be saved and resumed.
 
 All models get the same documents in the same order, the same optimizers and the same schedule over their budget. Steps
 count, with the reading of their batches: not starting, not saving, not measuring.

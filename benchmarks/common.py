@@ -64,7 +64,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 def finish(output: Path, text: str, results: dict[str, Any], settings: argparse.Namespace) -> None:
     """Prints the table and writes the results as JSON, with the settings and the machine they belong to.
 
-    Of a file or folder its name is kept: results are shown to others, to whom a place on this machine says nothing.
+    Only the name of a file or folder is kept: results are shown to others, who do not have this machine's folders.
     """
     kept = {k: _shown(v) for k, v in vars(settings).items() if k not in ("output", "worker")}
     where = machine() | {"time": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -97,7 +97,7 @@ def in_fresh_process(
 ) -> dict[str, Any] | None:
     """What `module`, run as a script with `--worker TASK`, prints as JSON on its last line.
 
-    exact_memory: buffers go back to the system when they are freed (glibc), so that the peak is what was
+    exact_memory: buffers are returned to the system when they are freed (glibc), so that the peak is what was
     in use at once. None if it took longer than `timeout` seconds. Raises RuntimeError when it fails.
     """
     command = [sys.executable, "-m", module, "--worker", json.dumps(task)]

@@ -5,7 +5,7 @@
     memory    how far the memory of a process rises from the first twentieth of a long text to its end
     quality   BrierLM (CALM, Shao et al. 2025, arXiv 2510.27688) over bytes: 100 × (Π Brier-n)^¼, n = 1 … 4, Brier-n
               being estimated from two continuations x, y of a prompt and its true one t as [x = t] + [y = t] - [x = y],
-              of their first n bytes; 0 is worth nothing, 100 is perfect
+              of their first n bytes; 0 is the worst, 100 is perfect
 
 Letters: B rows, C positions of the flat transformer's cache.
 """
@@ -98,7 +98,7 @@ def work(task: dict[str, Any]) -> dict[str, int]:
     model, _ = load_model(task["checkpoint"], torch.device("cpu"))
     config = GenerationConfig(mode=task["mode"], max_new_bytes=task["bytes"], temperature=1.0, top_p=1.0)
     made, recent, peak, texts = 0, b"\n", None, itertools.count()
-    while made < task["bytes"]:  # where the model ends its text, it goes on with another
+    while made < task["bytes"]:  # where the model ends its text, another one is begun
         for piece in stream_bytes(model, [recent], replace(config, seed=next(texts))):
             made, recent = made + len(piece.data), (recent + piece.data)[-64:]
             if peak is None and made >= task["bytes"] / 20:

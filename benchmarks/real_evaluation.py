@@ -2,7 +2,7 @@
 
 Both models train for --seconds, in turns, as in benchmarks.suite, or are taken from checkpoints.
 Then all are scored by the same code: the model in its two ways (exact and two-part), on the same items. Each
-looks at as many bytes as it can use: see max_length of the harness's adapter.
+reads as many bytes as it can use: see max_length of the harness's adapter.
 """
 
 from __future__ import annotations

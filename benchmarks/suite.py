@@ -1,4 +1,4 @@
-"""Our model beside its peers: the same documents, seed, number of parameters, optimizers and time, in turns.
+"""Our model compared with its peers: the same documents, seed, number of parameters, optimizers and time, in turns.
 
     sweep       rows a step, learning rates, and AdamW's beside Muon's, of each model: one after the other, in short
                 trainings around its own defaults, the first in equal time, the others over as many bytes. Every other

@@ -234,7 +234,7 @@ def _check_untrained(held_out: Path, data: str | None) -> None:
 
 
 def _spread(rows: Tensor, wanted_bytes: int) -> Tensor:
-    """About so many bytes of the rows (B, N), at equal distances from the first to the last."""
+    """About this number of bytes of the rows (B, N), at equal distances from the first to the last."""
     count = min(len(rows), max(1, wanted_bytes // rows.shape[1]))
     return rows[torch.arange(count, device=rows.device) * len(rows) // count]
 

@@ -85,7 +85,7 @@ def tokens_of(rows: Tensor) -> Tokens:
 
 
 def pack_texts(texts: bytes | list[bytes]) -> Tokens:
-    """A text, or several, each of which is a row: BOS and its bytes. Raises ValueError for what is no bytes."""
+    """A text, or several, each a row: BOS and its bytes. Raises ValueError for values that are not bytes."""
     several = [texts] if isinstance(texts, bytes) else texts
     if wrong := [text for text in several if not isinstance(text, bytes)] if isinstance(several, list) else [several]:
         raise ValueError(

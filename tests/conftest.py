@@ -1,7 +1,7 @@
 """How the tests run.
 
 Several processes (`pytest -n auto`) share the processors instead of waiting for each other's threads. Generated
-examples are the same each time, so that a change alone decides; `--hypothesis-profile=explore` looks at new ones.
+examples are the same each time, so that a change alone decides; `--hypothesis-profile=explore` tries new ones.
 Kernels for a GPU are interpreted where there is none.
 """
 

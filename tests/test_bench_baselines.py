@@ -155,17 +155,17 @@ def test_a_training_in_parts_is_one_training(
 def test_no_baseline_sees_the_future(baseline: Model) -> None:
     """Changing byte t changes no earlier nats: those of the bytes before it, in the sum over the whole row.
 
-    For tokens the places are chosen so that no token reaches over them.
+    For tokens the positions are chosen so that no token reaches over them.
     """
     torch.manual_seed(1)
     words = b"some words, 12 of them (and more) are here. And again: some words are here, as they were; "
     rows = torch.tensor([[256, *words]])
     row_nats = _nats_by_position(baseline, rows)
-    for place in (6, 12, 21, 40, 53, 70):
+    for position in (6, 12, 21, 40, 53, 70):
         changed = rows.clone()
-        changed[:, place:] = torch.randint(ord("!"), ord("0"), (1, rows.shape[1] - place))
+        changed[:, position:] = torch.randint(ord("!"), ord("0"), (1, rows.shape[1] - position))
         moved = _nats_by_position(baseline, changed)
-        first = _first_position_of(baseline, rows, changed, place)
+        first = _first_position_of(baseline, rows, changed, position)
         torch.testing.assert_close(moved[:first], row_nats[:first], atol=2e-4, rtol=0)
         assert not torch.allclose(moved[first], row_nats[first], atol=1e-3)
 
@@ -194,10 +194,10 @@ def _nats_by_position(baseline: Model, rows: Tensor) -> Tensor:
     return torch.cat(caught)
 
 
-def _first_position_of(baseline: Model, rows: Tensor, changed: Tensor, place: int) -> int:
+def _first_position_of(baseline: Model, rows: Tensor, changed: Tensor, position: int) -> int:
     """Of the predictions, the first whose target differs."""
     if not isinstance(baseline, BpeLlama):
-        return place - 1
+        return position - 1
     before, after = baseline.encode(rows)[0], baseline.encode(changed)[0]
     return next(i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b) - 1
 

@@ -136,7 +136,7 @@ def test_neighbours_of_fsq_are_one_step_away_in_one_dimension() -> None:
 
 
 def test_a_segment_that_is_far_off_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an untrained model all segments are; what is left are the bytes, of which there are 256."""
+    """With an untrained model all segments are; what is left are the 256 bytes."""
     descend, searched_segments = code_search._descend, []
 
     def counted(codes: torch.Tensor, tokens: Tokens, segments: Segments, *parts: Any) -> tuple[torch.Tensor, ...]:

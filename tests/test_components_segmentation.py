@@ -111,7 +111,7 @@ def test_steps_find_the_same_boundaries(rule: str, row: Row, data: st.DataObject
     while known < len(row) - 1:
         count = data.draw(st.integers(1, len(row) - 1 - known))
         ids = torch.tensor([[token for token, _ in row[known : known + count]]])
-        # The row's first token has no entropy; a rise above it is none.
+        # The row's first token has no entropy; so no rise is measured there.
         entropy = torch.tensor([[h for _, h in row[known + 1 : known + 1 + count]]])
         begins, states = segmenter.step(state, ids, ids >= 256, entropy)
         assert begins[0].tolist() == expected[known + 1 : known + 1 + count]

@@ -1,4 +1,4 @@
-"""Hub corpora, with local files in the place of the hub."""
+"""Hub corpora, with local files instead of the hub."""
 
 from collections import Counter
 from collections.abc import Generator
@@ -100,12 +100,12 @@ def test_errors_of_the_hub_say_what_to_do(error: Exception, message: str, monkey
 def test_a_stream_that_a_thread_waits_in_is_left_to_the_thread() -> None:
     inside, over = Event(), Event()
 
-    def arrivals() -> Generator[Document]:
+    def documents() -> Generator[Document]:
         inside.set()
         over.wait(60)
         yield Document(b"text", 0)
 
-    waiting = arrivals()
+    waiting = documents()
     reader = Thread(target=next, args=(waiting,))
     reader.start()
     assert inside.wait(60)

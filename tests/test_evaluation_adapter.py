@@ -1,4 +1,4 @@
-"""The harness's three calls: what goes in as text, what comes back, what is refused before work starts."""
+"""The harness's three calls: the texts that go in, the results, what is refused before work starts."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_by_default_contexts_may_be_longer_than_in_training(lm: ModelLM) -> None
 @pytest.mark.parametrize("batch_size", [1, "3", "auto"])
 @pytest.mark.parametrize("scoring", ["exact", "two_part"])
 def test_batch_size_changes_nothing(checkpoint: str, scoring: str, batch_size: int | str) -> None:
-    pairs = [(TEXT[:place].decode(), TEXT[place : place + 5].decode()) for place in range(0, 60, 7)]
+    pairs = [(TEXT[:position].decode(), TEXT[position : position + 5].decode()) for position in range(0, 60, 7)]
     whole = hier_ae(checkpoint, scoring, device="cpu", batch_size=100)
     parts = hier_ae(checkpoint, scoring, device="cpu", batch_size=batch_size)
     expected, found = (
@@ -129,7 +129,7 @@ def test_auto_halves_a_batch_that_does_not_fit(lm: ModelLM, monkeypatch: pytest.
         return score(passages)
 
     monkeypatch.setattr(lm, "score", limited)
-    pairs = [(TEXT[:10].decode(), TEXT[10 : 12 + place].decode()) for place in range(12)]
+    pairs = [(TEXT[:10].decode(), TEXT[10 : 12 + position].decode()) for position in range(12)]
     assert all(log_p < 0 for log_p, _ in lm.loglikelihood(requests_of("loglikelihood", pairs), disable_tqdm=True))
     assert sizes[0] > 120 and sizes[-1] <= 60
     with pytest.raises(torch.OutOfMemoryError):
@@ -147,13 +147,13 @@ def test_windows_score_each_byte_exactly_once(checkpoint: str, scoring: str, len
     windows = list(lm.windows(text))
     assert b"".join(window.continuation for window in windows) == text
     assert windows[0].begins and windows[0].context == b""
-    place = len(windows[0].continuation)
+    position = len(windows[0].continuation)
     for window in windows[1:]:
         assert not window.begins and window.context == (
-            b"" if scoring == "two_part" else text[:place][-len(window.context) :]
+            b"" if scoring == "two_part" else text[:position][-len(window.context) :]
         )
         assert len(window.context) + len(window.continuation) <= 21
-        place += len(window.continuation)
+        position += len(window.continuation)
     (log_p,) = lm.loglikelihood_rolling(requests_of("loglikelihood_rolling", [(text.decode(),)]), disable_tqdm=True)
     assert log_p == pytest.approx(-sum(lm.score([window])[0].nll for window in windows), abs=1e-3)
 
@@ -184,9 +184,9 @@ def test_generation_is_the_model_s_own(checkpoint: str, model: HierarchicalAELM,
 def test_a_stop_string_cuts_and_the_prompt_stays_out(lm: ModelLM) -> None:
     (whole,) = generate(lm, (TEXT[:30].decode(), {"max_gen_toks": 30}))
     stop = whole[7:9]
-    place = whole.index(stop)
+    position = whole.index(stop)
     for until in (stop, [stop], ["zzz", stop, whole[20:]], ["", stop]):
-        assert generate(lm, (TEXT[:30].decode(), {"until": until, "max_gen_toks": 30})) == [whole[:place]]
+        assert generate(lm, (TEXT[:30].decode(), {"until": until, "max_gen_toks": 30})) == [whole[:position]]
 
 
 def test_requests_of_different_kinds_keep_their_order(lm: ModelLM) -> None:

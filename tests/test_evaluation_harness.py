@@ -222,7 +222,7 @@ def test_a_mistake(
         tmp_path / "future.pt", model_of(SHAPE, "random"), SHAPE, version="0.0.1", model={"weight": torch.ones(2)}
     )
     arguments = command(checkpoint, tasks, "tiny_word")
-    if "--model_args" in more:  # in place of the right ones
+    if "--model_args" in more:  # instead of the right ones
         arguments = [word for word in arguments if word not in ("--model_args", f"checkpoint={checkpoint}")]
     message = mistake(capsys, [*arguments, *more])
     assert [word for word in words if word not in message] == [], message

@@ -36,14 +36,14 @@ LAYERS = (
     "abstractinator.atomic_file",
     "abstractinator",
 )
-FRAME = ("training", "checkpoints", "tracking", "evaluation", "cli")
+FRAME = ("training", "checkpoints", "tracking", "evaluation", "cli", "config", "data")
 # Kinds, and concepts of kinds: none of them is a word of the frame.
 CONCEPTS = re.compile(
     r"hier_?ae|hierarchical|aelm|auto-?encoder|\bcodes?\b(?!\.)|codebook|segment|two.?part|entropy.?model|quantiz"
     r"|expander|compressor|n-?grams? (?:table|hash)",
     re.IGNORECASE,
 )
-# `codes` that are none of a model's.
+# `code` in other senses than a model's.
 OTHER_CODES = re.compile(
     r"exit codes?|executing code|running (?:its )?code|code (?:of the file )?(?:runs|ran)|no code\b"
 )

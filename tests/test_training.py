@@ -46,7 +46,7 @@ def test_a_seed_gives_the_same_losses_and_another_does_not(tmp_path: Path, monke
 
 def test_accumulated_batches_weigh_as_one_large_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = recorded_steps(monkeypatch)
-    for name in ("_CUT", "_STRAY"):  # what is learned beside the text is drawn anew for each batch
+    for name in ("_CUT", "_STRAY"):  # what is learned in addition to the text is drawn again for each batch
         monkeypatch.setattr(segment_parts, name, 0.0)
     # Documents much longer than a row: all rows of the first step have equally many bytes.
     write_text(tmp_path / "text", documents=4, words=4000)

@@ -190,7 +190,7 @@ def _tensors(content: dict[Any, Any]) -> Iterator[torch.Tensor]:
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:
-    """Whether every value of a tensor has a place of its own in the file; a repeated one could be of any size."""
+    """Whether the file stores every value of a tensor separately; a repeated one could be of any size."""
     is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
     return is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 

@@ -64,7 +64,7 @@ class ExperimentConfig:
     warmup_steps: int = 10
     scheduler_specific_kwargs: dict[str, Any] = field(default_factory=lambda: {"num_decay_steps": 500})
 
-    # Every so many steps: a line in the log, a measurement on held-out documents, a sample, a checkpoint.
+    # Steps between two of each: a line in the log, a measurement on held-out documents, a sample, a checkpoint.
     log_interval: int = 10
     validation_interval: int = 650
     generation_interval: int = 650
@@ -76,8 +76,8 @@ class ExperimentConfig:
     )
 
     checkpoint_dir: str = "checkpoints"
-    # How many of the newest checkpoints are kept, beside the best one on held-out text: too high a learning rate
-    # spoils the weights long before the loss is infinite.
+    # How many of the newest checkpoints are kept. The best one on held-out text is kept, too: too high a
+    # learning rate spoils the weights long before the loss is infinite.
     checkpoints_kept: int = 2
     # A file, or `latest` for the newest one in checkpoint_dir.
     resume_from_checkpoint: str | None = None

@@ -44,7 +44,7 @@ T = TypeVar("T")
 def apply_overrides(raw: dict[str, Any], overrides: list[str], schema: type) -> dict[str, Any]:
     """A copy of `raw`, filled up with the schema's defaults, with each `key.sub=value` put over it in order.
 
-    Numbers in a path are list indices: `levels.0.quantizer.kind=fsq`. A value is read as a Python literal,
+    Numbers in a path are list indices: `parts.0.kind=name`. A value is read as a Python literal,
     `none`, `true` and `false` in any case, and anything else is text; where the schema wants text, what is
     written is taken as it is. Raises ConfigError for a path that the schema does not have.
     """

@@ -24,7 +24,7 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
 def load_config_file(path: str | Path) -> dict[str, Any]:
     """The dict that a Python file assigns to `exp_config`; the file is parsed and never executed.
 
-    Beside that one assignment the file may hold comments and a docstring. Values are literals, and
+    Apart from that one assignment, the file may hold comments and a docstring. Values are literals, and
     arithmetic on numbers such as `4 * 1024` is folded; tuples become lists. Anything else is a ConfigError
     with its line.
     """

@@ -144,7 +144,7 @@ def near(value: Any, kinds: list[Any]) -> str:
 
 
 def unknown_key(key: Any, path: str, group: type, schema: type) -> ConfigError:
-    """The error for a key that `group`, at `path`, does not have; looks for its like in all groups."""
+    """The error for a key that `group`, at `path`, does not have; searches all groups for similar keys."""
     wrong = join(path, str(key))
     everywhere = list(_all_keys(schema, ""))
     if wrong in everywhere and hasattr(group, "kind"):  # another kind's setting, of those that may stand here

@@ -1,4 +1,4 @@
-"""What a kind of model may offer besides training. Each capability has one consumer in the frame.
+"""What a kind of model may offer in addition to training. Each capability has one consumer in the frame.
 
 A kind that lacks one does not define it, and the command that needs it says so in one line (`require`).
 """

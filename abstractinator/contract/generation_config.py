@@ -53,7 +53,7 @@ class GenerationConfig:
         if self.no_repeat_ngram_size > self.repetition_window:
             raise ValueError(
                 f"no_repeat_ngram_size ({self.no_repeat_ngram_size}) must not be above repetition_window "
-                f"({self.repetition_window}), the bytes that are looked at"
+                f"({self.repetition_window}), the bytes that are searched for repetitions"
             )
         if isinstance(self.stop, str | bytes):
             raise ValueError(f"stop must be a list of texts, not one text: use [{self.stop!r}]")
@@ -68,5 +68,5 @@ class GenerationConfig:
 
     @property
     def stop_bytes(self) -> tuple[bytes, ...]:
-        """`stop` as bytes; what is no valid text in a command line's argument comes back as the byte that it was."""
+        """`stop` as bytes; an undecodable byte of a command-line argument becomes that byte again."""
         return tuple(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape") for text in self.stop)

@@ -111,7 +111,7 @@ class Metric:
 
 
 class Model(nn.Module, ABC):
-    """A kind of model. What it can do besides is in `capabilities`; what it cannot do it does not define.
+    """A kind of model. `capabilities` has what it may offer in addition; what it cannot do, it does not define.
 
     kind: the name in `model.kind` and in checkpoints. Config: the dataclass of its settings, with a field `kind`, whose
     values are checked when it is made; a field with metadata `TRAINING_ONLY` says how it learns and not what it is, and

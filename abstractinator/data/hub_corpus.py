@@ -120,9 +120,9 @@ class _HubStream(DocumentStream):
         self._stream = stream.shuffle(seed=files_seed, buffer_size=1, max_buffer_input_shards=1)
         if self._before is not None:
             self._stream.load_state_dict(self._before)
-        self._arrivals = corpus.documents(self._stream)
+        self._incoming = corpus.documents(self._stream)
         # The readers of datasets print tracebacks when Python ends and finds them open.
-        weakref.finalize(self, _close, self._arrivals)
+        weakref.finalize(self, _close, self._incoming)
         self._documents = self._read_chunk()
 
     def position(self) -> list[Any]:
@@ -142,13 +142,13 @@ class _HubStream(DocumentStream):
 
     def _read_chunk(self) -> list[bytes]:
         """The next chunk of the stream, shuffled."""
-        arrived = list(islice(self._arrivals, self._corpus.config.shuffle_buffer))
+        arrived = list(islice(self._incoming, self._corpus.config.shuffle_buffer))
         texts = [self._corpus.split.training_part(document) for document in arrived]
         order = np.random.default_rng([*self._seeds, self._chunk]).permutation(len(texts))
         return [texts[index] for index in order.tolist()]
 
 
-def _close(arrivals: Generator[Document]) -> None:
+def _close(documents: Generator[Document]) -> None:
     """Ends a stream; one that a thread still waits in ends with the thread."""
     with contextlib.suppress(ValueError):
-        arrivals.close()
+        documents.close()

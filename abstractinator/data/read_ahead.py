@@ -102,7 +102,7 @@ _ALL: WeakSet[ReadAhead] = WeakSet()
 
 @atexit.register
 def _end_threads() -> None:
-    """A thread that Python's end tears out of torch's code aborts the process; one that hangs must not hold it."""
+    """A thread that Python's end tears out of torch aborts the process; one that hangs must not hold it."""
     for loader in _ALL:
         loader.close(_PATIENCE)
 

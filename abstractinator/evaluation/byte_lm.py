@@ -57,9 +57,9 @@ class _Batching:
 
 
 class ByteLM(LM):
-    """A model of bytes under the harness; a subclass says what passages cost and how prompts go on.
+    """A model of bytes under the harness; a subclass says what passages cost and how prompts are continued.
 
-    max_length: bytes that one score looks at. A longer context loses its beginning, with a warning; a continuation
+    max_length: bytes that one score can use. A longer context loses its beginning, with a warning; a continuation
     is never cut. batch_size: passages a batch, or `auto` for as many bytes as suit the device (halved where its
     memory does not suffice). Under `accelerate launch` or torchrun each process scores its share of the
     requests on its own device.
@@ -138,7 +138,7 @@ class ByteLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """(context, arguments) → the continuation before the first stop string, without the context.
 
-        max_gen_toks counts bytes. Bytes that are no UTF-8 come back as U+FFFD. A prompt is the context's last
+        max_gen_toks counts bytes. Bytes that are not UTF-8 become U+FFFD. A prompt is the context's last
         max_length bytes; an empty one is the beginning of a text. Raises ValueError, before anything is generated, for
         arguments that `generation_request` refuses.
         """
@@ -240,4 +240,4 @@ def _device_of(name: str) -> torch.device:
     try:
         return pick_device(name)
     except RuntimeError as error:
-        raise ValueError(f"device={name} is none; use cpu, cuda, cuda:0, mps or auto") from error
+        raise ValueError(f"device={name} is not a device; use cpu, cuda, cuda:0, mps or auto") from error

@@ -32,13 +32,13 @@ from abstractinator.tracking import start_tracking
 def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
     """Evaluates, prints the harness's table and returns its results; None on all processes but the first.
 
-    Raises ValueError or OSError, before any request is scored, for options, tasks and checkpoints that are none.
+    Raises ValueError or OSError, before any request is scored, for invalid options, tasks and checkpoints.
     """
     register_kinds()
     model_args, gen_kwargs = _model_args(options), _gen_kwargs(options)
     if options.output_path is not None:
         _check_writable(options.output_path)
-    lm = _model(options, model_args)  # before the tasks, of which the harness's index alone takes long
+    lm = _model(options, model_args)  # before the tasks: the harness's index of them alone takes long
     print("reading the harness's index of tasks", file=sys.stderr)
     manager, names = find_tasks(options.task_names, options.include_path, model_args)
     tasks = load_tasks(names, manager)
@@ -116,7 +116,7 @@ def find_tasks(
 ) -> tuple[TaskManager, list[str]]:
     """The tasks, groups, tags and task files that names and patterns stand for; their data are not touched.
 
-    include_path: a folder of task files besides the harness's own. metadata: what tasks may ask of the model's
+    include_path: a folder of task files, in addition to the harness's own. metadata: what tasks may ask of the model's
     arguments. Raises ValueError for a name that does not exist, with the nearest.
     """
     manager = TaskManager(include_path=include_path, metadata=metadata)
@@ -192,7 +192,7 @@ def _check_writable(path: str) -> None:
     """Raises ValueError where the results could not be written at the end."""
     folder = _folder_of(path)
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     except OSError as error:
         raise ValueError(f"--output_path={path} cannot be written to ({error.strerror})") from error
     if not there.is_dir():
@@ -216,7 +216,8 @@ def _save(results: dict[str, Any], tracker: EvaluationTracker) -> list[Path]:
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, task_samples in (samples or {}).items():
         tracker.save_results_samples(task_name=task, samples=task_samples)
-    if tracker.output_path is None or not hasattr(tracker, "date_id"):  # it warns where it could not write, and goes on
+    # Where the tracker could not write, it has warned, and has no date_id.
+    if tracker.output_path is None or not hasattr(tracker, "date_id"):
         return []
     folder, end = _folder_of(tracker.output_path), f"*_{tracker.date_id}.json*"
     return sorted([*folder.glob(end), *(folder / str(names.model_name_sanitized)).glob(end)])

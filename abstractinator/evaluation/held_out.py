@@ -1,4 +1,4 @@
-"""What a model is worth on held-out rows: whatever its kind measures, summed over batches.
+"""The metrics of a model on held-out rows: whatever its kind measures, summed over batches.
 
 Letters: B rows, N token ids a row.
 """

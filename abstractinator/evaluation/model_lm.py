@@ -30,7 +30,7 @@ _LENGTH_FACTOR = 8
 class ModelLM(ByteLM):
     """A checkpoint as the harness sees it.
 
-    checkpoint: a file that a training wrote, or a folder, of which the newest counts. scoring: one of the kind's
+    checkpoint: a file that a training wrote, or a folder of them (the newest one). scoring: one of the kind's
     likelihoods, by default its first. max_length: see ByteLM; by default 8 times the rows it was trained on, up to
     where bits per byte were not seen to rise. dtype: of scoring, float32, or bfloat16 for autocast, in which batches
     agree less closely. generation: one of the kind's modes, for generate_until. device, batch_size, max_batch_size: see

@@ -1,6 +1,6 @@
 """What a run leaves in MLflow: its settings, metrics, sample texts and plots, in a local store (store.py).
 
-To look at it: the command that `ui_command` gives. The store is opened, and written to, in a thread of its own, so that
+`ui_command` gives the command that shows it. The store is opened, and written to, in a thread of its own, so that
 a training does not wait for it.
 """
 

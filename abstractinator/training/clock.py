@@ -17,7 +17,7 @@ from typing import Any
 from abstractinator.contract.model import Phase
 
 Pace = list[tuple[int, float]]
-"""(step, stride): from this step on each step counts for so many planned ones; ascending, the first at step 0."""
+"""(step, stride): from this step on each step counts for `stride` planned ones; ascending, the first at step 0."""
 
 _FIRST_PLAN = 4  # steps before the first plan; the first steps are slower than the others
 _RECENT = 15  # steps from which the time of a step is taken

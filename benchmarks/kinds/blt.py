@@ -119,14 +119,14 @@ def patch_starts(rows: Tensor) -> Tensor:
     """(B, N) → (B, N + 1) bool, whether a patch begins at each token and at the one after the last.
 
     A patch begins after the first of a run of bytes that are no letter, digit or part of a longer character, and at
-    the latest after eight bytes: at every place known from the tokens before it. The first two tokens are patches of
+    the latest after eight bytes: at every position known from the tokens before it. The first two tokens are patches of
     their own, as the model wants it: what it reads for token t is the last patch that ended with t or before.
     """
     apart = _space_like(rows)
     starts = F.pad(apart & ~F.pad(apart, (1, 0))[:, :-1], (1, 0))
     starts[:, :2] = True
-    place = torch.arange(starts.shape[1], device=rows.device)
-    since = place - torch.where(starts, place, 0).cummax(1).values
+    position = torch.arange(starts.shape[1], device=rows.device)
+    since = position - torch.where(starts, position, 0).cummax(1).values
     return starts | (since % _LONGEST_PATCH == 0)
 
 

@@ -28,7 +28,7 @@ from benchmarks.kinds.base import (
 )
 
 _WINDOW = 256
-_PER_LAYER = 64  # about so many times as wide as deep
+_PER_LAYER = 64  # width / depth, about
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class FlatWindow(Baseline):
 
 
 def _layers_for(parameters: int) -> float:
-    """The depth at which blocks of about 12 · width² make so many parameters, with width = 64 · depth."""
+    """The depth at which blocks of about 12 · width² make that number of parameters, with width = 64 · depth."""
     return (parameters / (12 * _PER_LAYER**2)) ** (1 / 3)
 
 

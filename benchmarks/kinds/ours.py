@@ -20,8 +20,9 @@ _Table = ExpanderConfig | TopTransformerConfig  # configurations with a table of
 
 
 def sized_config(parameters: int) -> ModelConfig:
-    """The settings at about so many parameters: at the default preset's own number they are that preset, at others all
-    widths go in proportion, but for the match model's, which is small, and the tables of n-grams take what is left."""
+    """The settings at about this number of parameters: at the default preset's own number they are that preset. At
+    others all widths but the small one of the match model scale in proportion, and the tables of n-grams take what is
+    left."""
     in_tables = _in_tables(_DEFAULT_WIDTH) / (_without_tables(_DEFAULT_WIDTH) + _in_tables(_DEFAULT_WIDTH))
     # The tables take what is left, so a coarse step will do.
     width = closest_width(_without_tables, round(parameters * (1 - in_tables)), 8)

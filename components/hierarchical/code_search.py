@@ -18,7 +18,7 @@ from abstractinator.components.hierarchical.code_expander import CodeExpander
 from abstractinator.components.hierarchical.segmentation import Segments, take_segments
 from abstractinator.components.tokens import Tokens
 
-_ROUNDS = 4  # almost all that is found at all is found by changing so many values
+_ROUNDS = 4  # almost all codes that can be found are found by changing this number of values
 # Nats of a segment given its codes. Of those above, the search restores one in six in text like that of the training,
 # and one in fifty in random bytes.
 _FARTHEST = 8.0

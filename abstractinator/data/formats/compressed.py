@@ -14,7 +14,7 @@ from abstractinator.data.formats.errors import require
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 TAR_SUFFIXES = {".tgz": "gzip", ".tbz2": "bzip2", ".txz": "xz", ".tzst": "zstd"}
 UNREAD = {".lz4", ".br", ".zip", ".7z", ".rar", ".z"}  # compressed, and not read here
-ERRORS = (EOFError, zlib.error, lzma.LZMAError)  # of damaged files, besides OSError
+ERRORS = (EOFError, zlib.error, lzma.LZMAError)  # of damaged files, in addition to OSError
 
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BZIP2 = b"1AY&SY"  # after "BZh" and a digit
