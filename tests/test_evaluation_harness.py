@@ -155,6 +155,7 @@ def test_several_processes_find_what_one_does(tmp_path: Path, checkpoint: str, t
     printed = [worker.communicate(timeout=200) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], printed
     assert "tiny_choice" in printed[0][0] and printed[1][0] == ""
+    assert "fatal" not in printed[0][1]  # of git, which finds no repository here
     one, two = results_in(tmp_path / "one")["results"], results_in(tmp_path / "two")["results"]
     assert two["tiny_text"]["bits_per_byte,none"] == pytest.approx(one["tiny_text"]["bits_per_byte,none"], abs=1e-4)
     assert two["tiny_choice"]["acc,none"] == one["tiny_choice"]["acc,none"]

@@ -39,7 +39,7 @@ LAYERS = (
 FRAME = ("training", "checkpoints", "tracking", "evaluation", "cli", "config", "data")
 # Kinds, and concepts of kinds: none of them is a word of the frame.
 CONCEPTS = re.compile(
-    r"hier_?ae|hierarchical|aelm|auto-?encoder|\bcodes?\b(?!\.)|codebook|segment|two.?part|entropy.?model|quantiz"
+    r"hier_?ae|hierarchical|aelm|auto-?encoder|\bcodes?\b(?!\.\w)|lattice|codebook|segment|two.?part|entropy.?model|quantiz"
     r"|expander|compressor|n-?grams? (?:table|hash)",
     re.IGNORECASE,
 )

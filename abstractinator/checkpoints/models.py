@@ -22,7 +22,7 @@ from abstractinator.checkpoints.errors import CheckpointError, first_line
 from abstractinator.config.settings import build, to_dict
 from abstractinator.contract.model import Model
 
-# What may be computed and not saved, such as a lattice of codes.
+# What may be computed and not saved, such as a table of positions.
 _DERIVED_TENSORS, _DERIVED_NUMBERS = 64, 1 << 24
 
 

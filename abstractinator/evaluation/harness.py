@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import redirect_stdout
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 import yaml
-from lm_eval import simple_evaluate
+from lm_eval import evaluator, simple_evaluate
 from lm_eval.api.group import Group
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
@@ -100,6 +101,18 @@ def _model(options: EvaluationOptions, model_args: dict[str, Any]) -> LM:
     except TypeError as error:
         raise ValueError(f"--model_args do not suit --model {options.model}: {error}") from error
     return kind.create_from_arg_obj(model_args, {"batch_size": options.batch_size, "device": options.device})
+
+
+def _git_commit() -> str | None:
+    """The commit of the current folder, None outside of a git repository."""
+    try:
+        done = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True)
+    except OSError:
+        return None  # there is no git
+    return done.stdout.strip() or None
+
+
+evaluator.get_git_commit_hash = _git_commit  # the harness's own lets git print its error where there is no repository
 
 
 def leave_other_processes() -> None:
