@@ -33,6 +33,7 @@ LAYERS = (
     "abstractinator.contract",
     "abstractinator.device",
     "abstractinator.processor",
+    "abstractinator.messages",
     "abstractinator.atomic_file",
     "abstractinator",
 )

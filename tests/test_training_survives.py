@@ -149,20 +149,27 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert train(dataclasses.replace(config, resume_from_checkpoint="latest")).steps == 8
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    config = tiny_experiment(tmp_path, max_steps=100_000, checkpoint_interval=20)
-    command = [sys.executable, str(ROOT / "train.py"), "--config", write_config(tmp_path / "c.py", config)]
+def signalled(folder: Path, numbers: list[signal.Signals], **settings: Any) -> tuple[int, str]:
+    """A training that gets signals after its first checkpoint → its exit status and standard error."""
+    config = tiny_experiment(folder, max_steps=100_000, **settings)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", write_config(folder / "c.py", config)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    folder = tmp_path / "checkpoints"
     try:
-        while latest_checkpoint(folder) is None and process.poll() is None:
+        while latest_checkpoint(folder / "checkpoints") is None and process.poll() is None:
             time.sleep(0.02)
-        process.send_signal(number)
+        for number in numbers:
+            process.send_signal(number)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == status, err
+    return process.returncode, err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    folder = tmp_path / "checkpoints"
+    returned, err = signalled(tmp_path, [number], checkpoint_interval=20)
+    assert returned == status, err
     latest = latest_checkpoint(folder)
     assert latest is not None
     assert f"resume_from_checkpoint={latest}" in err
@@ -171,19 +178,9 @@ def test_a_signal_leaves_a_checkpoint(tmp_path: Path, number: signal.Signals, st
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
-    config = tiny_experiment(tmp_path, max_steps=100_000, checkpoint_interval=5)
-    command = [sys.executable, str(ROOT / "train.py"), "--config", write_config(tmp_path / "c.py", config)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "checkpoints"
-    try:
-        while latest_checkpoint(folder) is None and process.poll() is None:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 130, err
+    returned, err = signalled(tmp_path, [signal.SIGINT, signal.SIGINT], checkpoint_interval=5)
+    assert returned == 130, err
     assert "Traceback" not in err
     latest = latest_checkpoint(folder)
     assert (latest is not None and load_checkpoint(latest)["step"] % 5 == 0) or "resume_from" in err

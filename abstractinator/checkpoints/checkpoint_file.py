@@ -20,7 +20,8 @@ import torch
 
 from abstractinator.atomic_file import atomic_write
 from abstractinator.checkpoints.checkpoint_folder import checkpoints, latest_checkpoint
-from abstractinator.checkpoints.errors import CheckpointError, first_line
+from abstractinator.checkpoints.errors import CheckpointError
+from abstractinator.messages import first_line
 
 FORMAT = "abstractinator-checkpoint"
 FORMAT_VERSION = 4  # 4: kinds of model; names of the parameters and of the settings have changed

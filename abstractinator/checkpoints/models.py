@@ -18,9 +18,10 @@ from torch.nn.modules.module import (
 from abstractinator import __version__, registry
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint, map_checkpoint
 from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
-from abstractinator.checkpoints.errors import CheckpointError, first_line
+from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.config.settings import build, to_dict
 from abstractinator.contract.model import Model
+from abstractinator.messages import first_line
 
 # What may be computed and not saved, such as a table of positions.
 _DERIVED_TENSORS, _DERIVED_NUMBERS = 64, 1 << 24

@@ -20,8 +20,9 @@ from abstractinator.data.corpus import Corpus, DocumentStream
 from abstractinator.data.data_config import DataConfig, DataError
 from abstractinator.data.document import Document
 from abstractinator.data.document_split import decide_split, given_split
-from abstractinator.data.formats.errors import reason_of, require
+from abstractinator.data.formats.errors import require
 from abstractinator.data.formats.records import record_text
+from abstractinator.messages import first_line
 
 _SCAN_CHUNK = 256  # documents between two checks whether there is enough to validate on
 _NETWORK_PACKAGES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp"}
@@ -43,7 +44,7 @@ def _explained(error: Exception, config: DataConfig) -> Exception:
     """What to tell the user about an error of `datasets`; the error itself where it is not about their input."""
     from datasets.exceptions import DatasetNotFoundError
 
-    reason = reason_of(error)
+    reason = first_line(error)
     if isinstance(error, DatasetNotFoundError):
         return DataError(f"the hub has no data set {config.dataset_name!r} that you may read ({reason})")
     if isinstance(error, ValueError):  # an unknown configuration or split; datasets lists those it has

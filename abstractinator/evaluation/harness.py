@@ -27,6 +27,7 @@ from abstractinator.evaluation.generation_requests import generation_request
 from abstractinator.evaluation.model_args import parse_model_args
 from abstractinator.evaluation.model_lm import register_kinds
 from abstractinator.evaluation.options import EvaluationOptions
+from abstractinator.messages import first_line
 from abstractinator.tracking import start_tracking
 
 
@@ -168,13 +169,13 @@ def _loaded(name: str, manager: TaskManager) -> list[Any]:
         loaded = manager.load([name])
     except ConnectionError as error:
         raise ValueError(
-            f"the data of task {name} are on the Hugging Face hub, which cannot be reached ({_first_line(error)}). Run "
+            f"the data of task {name} are on the Hugging Face hub, which cannot be reached ({first_line(error)}). Run "
             f"once with a network, so that they are kept, or use local files: write a task file with `dataset_path: "
             f"json` and `dataset_kwargs: {{data_files: {{test: FILE.jsonl}}}}`, and give its folder as --include_path"
         ) from error
     except Exception as error:  # whatever a task file, its Python or its data can do wrong
         why = error.__cause__ if isinstance(error.__cause__, Exception) else error  # datasets hides it there
-        raise ValueError(f"task {name} cannot be loaded: {type(why).__name__}: {_first_line(why)}") from error
+        raise ValueError(f"task {name} cannot be loaded: {type(why).__name__}: {first_line(why)}") from error
     group = loaded.get("groups", {}).get(name)
     return [group] if group is not None else list(loaded["tasks"].values())
 
@@ -192,10 +193,6 @@ def check_generation(tasks: Iterable[Any], gen_kwargs: dict[str, Any]) -> None:
                 generation_request((task.config.generation_kwargs or {}) | gen_kwargs)
             except ValueError as error:
                 raise ValueError(f"task {task.config.task}: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
 
 
 # ---- results -----------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def train(config: ExperimentConfig) -> report.Summary:
             _resume(state, payload, resume_from, folder)
         batches = state.batches()  # before anything is moved: other data are refused here
         _archive_others(state, folder, resume_from)
-        print(_first_line(state, corpus, resume_from), flush=True)
+        print(_opening_line(state, corpus, resume_from), flush=True)
         return _run(state, batches, held_out, folder)
 
 
@@ -271,7 +271,7 @@ def _resume_path(config: ExperimentConfig, folder: Path) -> Path | None:
     return newest
 
 
-def _first_line(state: RunState, corpus: Corpus, resume_from: Path | None) -> str:
+def _opening_line(state: RunState, corpus: Corpus, resume_from: Path | None) -> str:
     config, clock, device = state.config, state.clock, state.model.device
     size = f"{corpus.size_bytes / 1e6:.1f} MB" if corpus.size_bytes else "streamed"
     precision = "bf16 autocast" if config.mixed_precision and has_bfloat16(device) else "fp32"

@@ -13,12 +13,13 @@ from torch import Tensor
 from abstractinator import __version__, registry
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
 from abstractinator.checkpoints.checkpoint_folder import best_checkpoint
-from abstractinator.checkpoints.errors import CheckpointError, first_line
+from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.random_state import random_state, set_random_state
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
 from abstractinator.contract.model import Batch, Model
 from abstractinator.data import ReadAhead
+from abstractinator.messages import first_line
 from abstractinator.training.clock import Clock
 from abstractinator.training.optimizers import build_optimizers, load_states
 from abstractinator.training.schedule import Schedule, build_schedule

@@ -11,7 +11,7 @@ from abstractinator.contract.model import TRAINING_ONLY
 
 
 @dataclass(frozen=True)
-class VQConfig:
+class RunningMeansConfig:
     """codes_per_segment: Q. codebook_size: K of each codebook.
 
     decay: of the running means. commitment: weight of ‖z − sg(code)‖² in the loss. revive_after: a code that was chosen
@@ -19,7 +19,7 @@ class VQConfig:
     switches it off.
     """
 
-    kind: Literal["vq"] = "vq"
+    kind: str = ""
     codes_per_segment: int = 3
     codebook_size: int = 256
     decay: float = field(default=0.99, metadata=TRAINING_ONLY)
@@ -28,17 +28,17 @@ class VQConfig:
 
     def __post_init__(self) -> None:
         check_sizes(self)
-        check_running_means(self.decay, self.commitment, self.revive_after)
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), not {self.decay}")
+        if self.commitment < 0:
+            raise ValueError(f"commitment must be 0 or more, not {self.commitment}")
+        if not 0 <= self.revive_after < 1:
+            raise ValueError(f"revive_after must lie in [0, 1), not {self.revive_after}")
 
 
-def check_running_means(decay: float, commitment: float, revive_after: float) -> None:
-    """Raises ValueError for a value out of its range."""
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay must lie in [0, 1), not {decay}")
-    if commitment < 0:
-        raise ValueError(f"commitment must be 0 or more, not {commitment}")
-    if not 0 <= revive_after < 1:
-        raise ValueError(f"revive_after must lie in [0, 1), not {revive_after}")
+@dataclass(frozen=True)
+class VQConfig(RunningMeansConfig):
+    kind: Literal["vq"] = "vq"
 
 
 class VQ(SplitQuantizer):

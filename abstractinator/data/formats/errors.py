@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from abstractinator.data.data_config import DataError
+from abstractinator.messages import first_line
 
 COLUMN_HINT = "choose another with data.text_column_name="
 
@@ -18,19 +19,14 @@ def require(package: str, reader: str) -> Any:
         raise DataError(f"{reader} needs the package {name}: pip install 'abstractinator[data]'") from None
 
 
-def reason_of(error: BaseException) -> str:
-    """The first line of an error's text, or its name where it has none."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def unreadable_file(path: Path, error: OSError) -> DataError:
     """The error for a file or folder that the system does not let us read."""
-    return DataError(f"{path}: cannot be read ({error.strerror or reason_of(error)}); check it and its permissions")
+    return DataError(f"{path}: cannot be read ({error.strerror or first_line(error)}); check it and its permissions")
 
 
 def damaged(path: Path, kind: str, error: BaseException) -> DataError:
     """The error for a file that is damaged, cut short or of another kind. kind: such as "parquet"."""
-    return DataError(f"{path}: not a readable {kind} file ({reason_of(error)}); fetch it again or leave it out")
+    return DataError(f"{path}: not a readable {kind} file ({first_line(error)}); fetch it again or leave it out")
 
 
 def missing_column(where: object, column: str, columns: list[str]) -> DataError:
