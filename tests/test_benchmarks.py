@@ -29,6 +29,7 @@ from benchmarks import (
     gpu_marks,
     length_scaling,
     quantizer_memory,
+    shared_cores,
 )
 from benchmarks.baselines import Rates
 from benchmarks.common import PeakMemory, count_parameters, in_fresh_process
@@ -141,6 +142,23 @@ def test_quantizer_memory_script(here: None, files: dict[str, str], capsys: pyte
     assert "library vq" in capsys.readouterr().out
     result = _result(files)
     assert len(result["cases"]) == 10 and result["worst_bytes"] >= 0
+
+
+def test_shared_cores_script(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = f"--steps 1 --repeats 1 --minutes 0 data.path={files['data']} sequence_length=64 batch_size=2"
+    shared_cores.main([*_words(sizes), *_options(files, "config", "output")])
+    assert "share of the better" in capsys.readouterr().out
+    found = _result(files)["bytes_per_second"]
+    assert all(len(values) == 1 and values[0] > 0 for threads in found.values() for values in threads.values())
+
+
+def test_shared_cores_table_marks_what_is_too_slow() -> None:
+    def rows(default: float) -> list[list[str]]:
+        threads = {"default threads": [default], "one thread": [1000.0]}
+        return shared_cores.rows_of_table({"idle": threads, "one core busy": threads})
+
+    assert [row[-1] for row in rows(700.0)] == ["0.70", "0.70 ✗"]
+    assert [row[-1] for row in rows(1500.0)] == ["1.00", "1.00 ✓"]
 
 
 def test_gpu_marks_script_says_that_there_is_no_gpu(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -203,5 +203,5 @@ def _missing(path: Path) -> str:
             f"{path} is a folder; give a file, such as {latest}" if latest else f"{path} holds no checkpoint_step….pt"
         )
     names = [each.name for _, each in checkpoints(path.parent)]
-    shown = ", ".join(names[-10:]) if names else "no checkpoints"
-    return f"there is no file {path}; in {path.parent} there are: {shown}"
+    there = f"in {path.parent} there are: {', '.join(names[-10:])}" if names else f"{path.parent} holds no checkpoints"
+    return f"there is no file {path}; {there}"

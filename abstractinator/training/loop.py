@@ -36,6 +36,7 @@ from abstractinator.training import report
 from abstractinator.training.interruption import Interruption
 from abstractinator.training.optimizers import learning_rates
 from abstractinator.training.schedule import check_schedule, fitted_steps
+from abstractinator.training.shared_cores import SharedCores
 from abstractinator.training.state import RunState, new_model
 from abstractinator.training.step import StepResult, train_step
 
@@ -132,8 +133,8 @@ def _run(state: RunState, batches: Iterator[Batch], held_out: Tensor, folder: Pa
         tracker.log_config(to_dict(config))
         with Interruption() as interruption:
             try:
-                with _progress_bar(state) as bar:
-                    _loop(state, batches, tracker, held_out, folder, interruption, bar)
+                with _progress_bar(state) as bar, SharedCores() as cores:
+                    _loop(state, batches, tracker, held_out, folder, interruption, cores, bar)
                 return _finish(state, tracker, held_out, folder, interruption)
             except BrokenPipeError as error:  # nobody reads the output; it is written between two steps only
                 raise Interrupted(signal.SIGPIPE, _save(state, tracker, folder)) from error
@@ -146,6 +147,7 @@ def _loop(
     held_out: Tensor,
     folder: Path,
     interruption: Interruption,
+    cores: SharedCores,
     bar: tqdm[Any],
 ) -> None:
     config, begin, earlier = state.config, time.monotonic(), state.seconds
@@ -154,6 +156,7 @@ def _loop(
         if result is None:
             break  # the last epoch is over
         state.seconds = earlier + time.monotonic() - begin
+        cores.look()
         _update(bar, state)
         step = state.step
         if step % config.log_interval == 0:
@@ -186,7 +189,7 @@ def _log_step(state: RunState, result: StepResult, tracker: Tracker, bar: tqdm[A
     }
     tracker.log_metrics(metrics, state.step)
     shown = [name for name in means if "/" not in name][1:3] or ["loss"]
-    bar.set_postfix_str(", ".join(f"{name.replace('_', ' ')} {means[name]:.2f}" for name in shown))
+    bar.set_postfix_str(", ".join(f"{name.replace('_', ' ')} {means[name]:.2f}" for name in shown), refresh=False)
 
 
 def _rank(state: RunState, held_out: Tensor) -> None:
