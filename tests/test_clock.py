@@ -95,3 +95,28 @@ def test_a_saved_clock_continues_where_it_was() -> None:
     )
     run(second, {"all": 1.0})
     assert second.seconds == pytest.approx(100.0, abs=3.0)
+
+
+@pytest.mark.parametrize("limit", [None, 300.0])
+def test_another_limit_replaces_the_plan_of_the_one_before(limit: float | None) -> None:
+    first, second = Clock(1000, limit=100.0), Clock(1000, limit=limit)
+    for _ in range(60):
+        first.tick(1.0, ONE)
+    assert first.stride > 5
+    second.load_state_dict(first.state_dict())
+    assert second.stride == 1 and second.pace[:-1] == [entry for entry in first.pace if entry[0] < 60]
+    run(second, {"all": 1.0})
+    if limit is None:
+        assert second.step == pytest.approx(60 + 1000 - first.position, abs=1)
+    else:
+        assert second.seconds == pytest.approx(limit, rel=0.05)
+
+
+def test_a_limit_that_was_used_up_leaves_no_stride_behind() -> None:
+    first, second = Clock(1000, limit=10.0), Clock(1000)
+    for _ in range(5):
+        first.tick(1.0, ONE)
+    first.tick(10.0, ONE)
+    assert first.stride > 100 and not first.is_over
+    second.load_state_dict(first.state_dict())
+    assert second.steps_left == 1000 - first.position

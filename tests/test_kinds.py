@@ -73,6 +73,31 @@ def test_it_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert weights_of(halves, 8)["batches"] == 8
 
 
+def test_samples_and_measurements_leave_no_trace_in_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a kind that draws from the global generator in training, in a measurement and in a sample."""
+    modes = []
+    for name in ("nll", "stream"):
+        real = getattr(Bigram, name)
+
+        def drawing(self: Bigram, *arguments: Any, real: Any = real) -> Any:
+            modes.append(self.training)
+            noise = torch.rand(()) if self.training else torch.rand(5)[0] * 0
+            found = real(self, *arguments)
+            return (found[0] * (1 + noise), found[1]) if isinstance(found, tuple) else found
+
+        monkeypatch.setattr(Bigram, name, drawing)
+    steps = recorded_steps(monkeypatch)
+    seen, unseen = folders(tmp_path, "seen", "unseen")
+    train(experiment(unseen))
+    expected = losses_of(steps)
+    modes.clear()
+    train(experiment(seen, validation_interval=3, generation_interval=3, checkpoint_interval=2))
+    assert losses_of(steps) == expected
+    assert modes.count(True) == 8 and modes.count(False) > 8
+
+
 def test_a_phase_reports_only_what_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = recorded_steps(monkeypatch)
     train(experiment(tmp_path))

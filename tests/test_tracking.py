@@ -1,5 +1,6 @@
 """Tracking against one real local store (its database takes seconds to create) and against a broken one."""
 
+import fcntl
 import resource
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from abstractinator.tracking import Tracker, start_tracking, ui_command
+from abstractinator.tracking import Tracker, start_tracking, store, ui_command
 
 CONFIG = {"lr": 0.1, "levels": [{"dim": 8}, {"dim": 16}], "sizes": [1, 2], "long": "y" * 7000, "none": {}}
 
@@ -59,6 +60,19 @@ def test_how_a_run_ended_is_kept(root: Path, error: type[BaseException], status:
     with pytest.raises(error), start_tracking("project", "run", run_id="unknown", root=root) as tracker:
         raise error
     assert run_of(root, tracker).info.status == status
+
+
+def test_a_store_that_another_process_never_releases_is_given_up(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store, "_PATIENCE", 0.2)
+    (root / "project").mkdir(exist_ok=True)
+    with open(root / "project" / ".lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with start_tracking("project", "run", root=root) as tracker:
+            assert not tracker.is_kept
+    (message,) = caplog.messages
+    assert message.startswith("this run is not tracked: ") and "another process has held" in message
 
 
 def test_a_failing_store_warns_and_the_training_continues(

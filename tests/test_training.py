@@ -24,8 +24,7 @@ from abstractinator.data import open_corpus
 from abstractinator.training import loop
 from abstractinator.training import step as step_module
 from abstractinator.training.loop import train
-from abstractinator.training.state import new_model
-from abstractinator.training.step import StepResult
+from abstractinator.training.state import RunState, new_model
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -96,8 +95,8 @@ def test_a_run_learns_and_its_summary_is_whole(tmp_path: Path, monkeypatch: pyte
     assert written["steps"] == 40
     model, payload = load_model(tmp_path / "checkpoints" / "checkpoint_step40.pt", torch.device("cpu"))
     assert written["parameters"] == sum(p.numel() for p in model.parameters())
-    assert written["train_bytes_per_second"] == pytest.approx(payload["bytes_read"] / payload["training_seconds"])
-    assert payload["training_seconds"] < written["seconds"]
+    assert written["train_bytes_per_second"] == pytest.approx(payload["bytes_read"] / payload["clock"]["seconds"])
+    assert payload["clock"]["seconds"] < written["seconds"]
     assert written["level2/bytes_per_code"] > written["level1/bytes_per_code"] > 1
     bits = 2 * math.log2(16)  # two codes of 16 a segment
     for level in ("level1", "level2"):
@@ -141,17 +140,17 @@ def test_measuring_is_no_training_time(tmp_path: Path, monkeypatch: pytest.Monke
         return real(*arguments, **settings)
 
     # A clock that only sleeping moves, and that a step moves by a second.
-    clock, added = [0.0], step_module._added
+    clock, set_rates = [0.0], RunState.set_learning_rates
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(step_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
 
-    def of_a_second(*arguments: Any) -> StepResult:
+    def of_a_second(state: RunState) -> None:
         time.sleep(1)
-        return added(*arguments)
+        set_rates(state)
 
     monkeypatch.setattr(loop, "evaluate_held_out", slow)
-    monkeypatch.setattr(step_module, "_added", of_a_second)
+    monkeypatch.setattr(RunState, "set_learning_rates", of_a_second)
     summary = train(tiny_experiment(tmp_path, validation_interval=3))
     read = load_checkpoint(tmp_path / "checkpoints" / "checkpoint_step8.pt")["bytes_read"]
     assert summary.train_bytes_per_second == pytest.approx(read / 8)

@@ -199,6 +199,26 @@ def test_the_newest_checkpoints_and_the_best_stay_also_after_a_resume(
     assert summary.best_checkpoint == "checkpoint_step5.pt"
 
 
+def test_the_best_checkpoint_stays_when_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([5.0, 3.0, 1.0, *[6.0] * 20])
+    real = loop.evaluate_held_out
+
+    def measured(*arguments: Any, **settings: Any) -> dict[str, Metric]:
+        found = real(*arguments, **settings)
+        exact = dataclasses.replace(found["bits_per_byte_exact"], value=next(values))
+        return found | {"bits_per_byte_exact": exact}
+
+    monkeypatch.setattr(loop, "evaluate_held_out", measured)
+    config = tiny_experiment(tmp_path, checkpoint_interval=1, checkpoints_kept=1)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            train(config)
+    summary = train(dataclasses.replace(config, resume_from_checkpoint="latest"))
+    assert summary.best_checkpoint == "checkpoint_step3.pt"
+    assert names_in(tmp_path / "checkpoints") == ["checkpoint_step3.pt", "checkpoint_step8.pt", "summary.json"]
+
+
 def test_resuming_an_earlier_step_archives_the_later_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -355,16 +375,39 @@ def test_an_epoch_is_trained_to_its_end_with_other_batches(
     assert rest.steps == 9 + -(-(rows - 9 * 2) // batch_size)
 
 
-def test_a_run_that_max_minutes_shortens_is_repeated_by_its_pace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step takes half a second, or so it seems."""
     now = [0.0]
 
-    def a_second_later() -> float:
+    def later() -> float:
         now[0] += 0.5
         return now[0]
 
-    monkeypatch.setattr(step_module, "time", SimpleNamespace(perf_counter=a_second_later))
+    monkeypatch.setattr(step_module, "time", SimpleNamespace(perf_counter=later))
+
+
+@pytest.mark.usefixtures("slow_steps")
+def test_a_limited_run_of_epochs_resumes_at_its_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = recorded_steps(monkeypatch)
+    settings: dict[str, Any] = {"num_epochs": 4, "max_steps": None, "max_minutes": 15 / 60}
+    whole, halves = folders(tmp_path, "whole", "halves")
+    count = train(tiny_experiment(whole, **settings)).steps
+    expected = losses_of(steps)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 20)
+        with pytest.raises(Interrupted):
+            train(tiny_experiment(halves, **settings))
+    first = losses_of(steps)
+    assert load_checkpoint(halves / "checkpoints" / "checkpoint_step20.pt")["clock"]["position"] > 25
+    assert train(tiny_experiment(halves, resume_from_checkpoint="latest", **settings)).steps == count
+    assert first + losses_of(steps) == expected
+
+
+@pytest.mark.usefixtures("slow_steps")
+def test_a_run_that_max_minutes_shortens_is_repeated_by_its_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     steps = recorded_steps(monkeypatch)
     limited, again = folders(tmp_path, "limited", "again")
     summary = train(tiny_experiment(limited, max_steps=60, max_minutes=20 / 60))

@@ -52,10 +52,20 @@ def test_a_loss_that_is_not_finite_stops_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     not_finite_at(monkeypatch, 5, value)
-    with pytest.raises(TrainingError, match=r"infinite or NaN in steps 5 to 6,.*resume_from_\S*checkpoint_step\d.pt$"):
+    with pytest.raises(TrainingError, match=r"infinite or NaN in steps 5 to 6,") as stopped:
         train(tiny_experiment(tmp_path, checkpoint_interval=2))
+    assert Path(str(stopped.value).rpartition("resume_from_checkpoint=")[2]).is_file()
     assert names_in(tmp_path / "checkpoints") == ["checkpoint_step2.pt", "checkpoint_step4.pt"]
     assert all(torch.isfinite(x).all() for x in weights_of(tmp_path, 4).values())
+
+
+def test_a_loss_that_is_not_finite_before_the_first_checkpoint_names_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_finite_at(monkeypatch, 3, math.nan)
+    with pytest.raises(TrainingError, match=r"in steps 1 to 3,.*, and start again$"):
+        train(tiny_experiment(tmp_path, checkpoint_interval=3, log_interval=1000))
+    assert names_in(tmp_path / "checkpoints") == []
 
 
 def test_a_measurement_that_fails_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,8 +223,11 @@ def test_a_signal_in_the_last_measurement_loses_nothing(
 @pytest.mark.parametrize("heard", ["nothing", "what begins"])
 def test_a_reader_who_goes_away_leaves_a_checkpoint(tmp_path: Path, heard: str) -> None:
     config = tiny_experiment(tmp_path, max_steps=100_000, log_interval=1)
-    command = [sys.executable, str(ROOT / "train.py"), "--config", write_config(tmp_path / "c.py", config)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    code = "from abstractinator.training import loop; loop._SECONDS_BETWEEN_LINES = 0.1\n"
+    code += "import sys; from abstractinator.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", "--config", write_config(tmp_path / "c.py", config)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     assert process.stdout is not None
     try:
         begun = b""

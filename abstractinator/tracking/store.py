@@ -11,11 +11,13 @@ import logging
 import os
 import re
 import sqlite3
+import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 DATABASE = "mlflow.db"
+_PATIENCE = 30.0  # seconds; to open a store takes some
 
 
 def store_folder(root: str | Path, project_name: str) -> Path:
@@ -36,7 +38,8 @@ def database_uri(path: Path) -> str:
 def open_store(folder: Path, project_name: str) -> tuple[Any, str]:
     """MLflow's client on the store in `folder`, created if missing, and the id of the project's experiment.
 
-    Silent, and calls nobody. Two processes that create it at once wait for each other.
+    Silent, and calls nobody. Two processes that open it at once wait for each other; raises TimeoutError
+    after 30 s of it.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient  # 1.3 s, which a run without tracking need not pay
@@ -45,7 +48,7 @@ def open_store(folder: Path, project_name: str) -> tuple[Any, str]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and told in one line
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file)
         location = (folder / "artifacts").resolve().as_uri()
         if not (folder / DATABASE).exists():
             _create(folder, location)
@@ -58,6 +61,18 @@ def open_store(folder: Path, project_name: str) -> tuple[Any, str]:
         if experiment.artifact_location != location:
             _correct_locations(folder, experiment.artifact_location, location)
         return client, experiment.experiment_id
+
+
+def _lock(file: BinaryIO) -> None:
+    """Waits for the other process that opens the store. Raises TimeoutError where that one does not come to an end."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"another process has held {file.name} for {_PATIENCE:g} s") from None
+            time.sleep(0.05)
 
 
 def _create(folder: Path, location: str) -> None:

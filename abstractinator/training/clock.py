@@ -105,6 +105,7 @@ class Clock:
             "step": self.step,
             "position": self.position,
             "seconds": self.seconds,
+            "limit": self.limit,
             "pace": [list(entry) for entry in self.pace],
             "recent": list(self._recent),
             "phase": self._phase,
@@ -112,9 +113,15 @@ class Clock:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes from a state. A pace that was given when this was made replaces the saved one from here on."""
+        """Resumes from a state. A pace that was given when this was made replaces the saved one from here on, and so
+        does another limit: each step is one planned step again, until the next plan."""
         self.step, self.position, self.seconds = state["step"], state["position"], state["seconds"]
         self._recent.extend(state["recent"])
         self._phase, self._next_plan = state["phase"], state["next_plan"]
-        if not self.pace:
-            self.pace = [(int(step), float(stride)) for step, stride in state["pace"]]
+        if self.pace:
+            return
+        self.pace = [(int(step), float(stride)) for step, stride in state["pace"]]
+        if self.limit != state["limit"]:
+            self._next_plan = 0.0
+            if self.stride != 1:
+                self.pace = [*(entry for entry in self.pace if entry[0] < self.step), (self.step, 1.0)]

@@ -80,6 +80,8 @@ def train(config: ExperimentConfig) -> report.Summary:
             _resume(state, payload, resume_from, folder)
         batches = state.batches()  # before anything is moved: other data are refused here
         _archive_others(state, folder, resume_from)
+        if state.written and state.written[_newest(state)] is None:
+            _rank(state, held_out)  # the run was stopped before it did that
         print(_opening_line(state, corpus, resume_from), flush=True)
         return _run(state, batches, held_out, folder)
 
@@ -196,7 +198,12 @@ def _rank(state: RunState, held_out: Tensor) -> None:
     """Notes the newest checkpoint's headline metric on a few held-out rows, always the same ones."""
     rows = held_out[:: max(1, len(held_out) // state.config.batch_size)][: state.config.batch_size]
     measured = _measured(state, rows)
-    state.written[next(reversed(state.written))] = measured[state.model.headline].value
+    state.written[_newest(state)] = measured[state.model.headline].value
+
+
+def _newest(state: RunState) -> str:
+    """The name of the checkpoint that was written last."""
+    return next(reversed(state.written))
 
 
 def _measured(state: RunState, rows: Tensor) -> dict[str, Metric]:
@@ -218,6 +225,7 @@ def _validate(state: RunState, tracker: Tracker, held_out: Tensor) -> dict[str, 
 
 def _save(state: RunState, tracker: Tracker, folder: Path) -> Path:
     """Writes a checkpoint, and removes this run's oldest ones beyond checkpoints_kept, but not the best one."""
+    state.check_finite()  # first: the message names an earlier checkpoint
     path = folder / f"checkpoint_step{state.step}.pt"
     state.tracking_run_id = tracker.run_id
     state.written.setdefault(path.name, None)  # before it is written, so that a resumed run knows it, too

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from abstractinator.atomic_file import atomic_write
@@ -15,6 +14,7 @@ from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.contract.byte_tokenizer import ByteTokenizer, text_to_bytes
 from abstractinator.contract.capabilities import Generates, Reconstructs, Shows
 from abstractinator.contract.model import Batch, Metric, Model
+from abstractinator.evaluation.at_rest import at_rest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,17 +72,14 @@ def held_out_metrics(measured: dict[str, Metric]) -> dict[str, float]:
     return {f"held_out/{name}": metric.value for name, metric in measured.items()}
 
 
-@torch.no_grad()
 def figures(model: Model, held_out: Tensor, history: list[tuple[int, dict[str, float]]]) -> dict[str, Figure]:
     """The kind's own figures of some held-out rows, and the curves of the training losses."""
     from abstractinator.components import plotting
 
     made: dict[str, Figure] = {}
     if isinstance(model, Shows):
-        was_training = model.training
-        model.eval()
-        made |= model.figures(Batch.of(held_out[:_ROWS_IN_FIGURES]).to(model.device))
-        model.train(was_training)
+        with at_rest(model):
+            made |= model.figures(Batch.of(held_out[:_ROWS_IN_FIGURES]).to(model.device))
     names = list(dict.fromkeys(name for _, means in history for name in means if name != "loss" and "/" not in name))
     if names:
         series = {name: [means.get(name, float("nan")) for _, means in history] for name in names}
@@ -90,17 +87,14 @@ def figures(model: Model, held_out: Tensor, history: list[tuple[int, dict[str, f
     return made
 
 
-@torch.no_grad()
 def reconstruction(model: Model, held_out: Tensor) -> str:
     """A stretch of held-out text beside its reconstruction from the latents alone; empty for a kind without them."""
     if not isinstance(model, Reconstructs):
         return ""
-    was_training = model.training
-    model.eval()
     text = ByteTokenizer().decode(held_out[len(held_out) // 2, :_RECONSTRUCTED_BYTES].numpy())
-    latents = model.encode([text])
-    (restored,) = model.decode(latents)
-    model.train(was_training)
+    with at_rest(model):
+        latents = model.encode([text])
+        (restored,) = model.decode(latents)
     return (
         f"── held-out text, {len(text)} bytes ──\n{_shown(text)}\n\n"
         f"── reconstruction from {latents.positions} {latents.unit} ──\n{_shown(restored)}"
@@ -113,8 +107,9 @@ def samples(model: Model, config: ExperimentConfig) -> str:
         return ""
     prompt, parts = text_to_bytes(config.sample_prompt_for_generation), []
     for mode in model.sample_modes:
-        pieces = model.stream([prompt], replace(config.generation, mode=mode))
-        text = b"".join(piece.data for piece in pieces)
+        with at_rest(model):
+            pieces = model.stream([prompt], replace(config.generation, mode=mode))
+            text = b"".join(piece.data for piece in pieces)
         parts.append(f"── sample, {mode} ──\n{_shown(prompt + text)}")
     return "\n\n".join(parts)
 

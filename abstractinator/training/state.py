@@ -121,7 +121,6 @@ class RunState:
             "bytes_read": self.bytes_read,
             "rows_read": self.rows_read,
             "seconds": self.seconds,
-            "training_seconds": self.clock.seconds,
             "tracking_run_id": self.tracking_run_id,
             "history": [list(entry) for entry in self.history],
             "written": self.written,
@@ -144,16 +143,26 @@ class RunState:
         load_states(self.optimizers, payload["optimizers"])
         self.clock.load_state_dict(payload["clock"])
         self.bytes_read, self.rows_read = payload["bytes_read"], payload["rows_read"]
-        if self.config.num_epochs is not None:  # an epoch is counted in rows, whatever the batches were before
-            rows = self.config.batch_size * self.config.gradient_accumulation_steps
-            whole, rest = divmod(self.rows_read, rows)
-            self.clock.position = whole + rest / rows if rest else whole
+        if self.config.num_epochs is not None:
+            self.clock.position = self._position_in_epochs(payload["config"])
         self.seconds, self.checked_step = payload["seconds"], self.step
         self.loader.load_state_dict(payload["loader"])
         self.tracking_run_id = payload["tracking_run_id"]
         self.history = [(step, means) for step, means in payload["history"]]
         self.written = dict(payload["written"])
         set_random_state(payload["random"])
+
+    def _position_in_epochs(self, before: dict[str, Any]) -> float:
+        """Planned steps over, in steps of the rows that a step has now; before: the settings until now.
+
+        An epoch is counted in rows, whatever the batches were. In a run that is limited in time, a planned step is no
+        step that was made, and the share of the plan that is over stays.
+        """
+        rows = self.config.batch_size * self.config.gradient_accumulation_steps
+        if self.clock.pace:
+            return self.clock.position * (before["batch_size"] * before["gradient_accumulation_steps"] / rows)
+        whole, rest = divmod(self.rows_read, rows)
+        return whole + rest / rows if rest else whole
 
     def batches(self) -> Iterator[Batch]:
         """The batches that come next. Raises CheckpointError where the run is resumed with other data."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abstractinator.contract.model import Batch, Losses, Mean
+from abstractinator.contract.model import Batch, Mean
 from abstractinator.device import autocast
 from abstractinator.training.state import RunState
 
@@ -33,7 +33,8 @@ def train_step(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
     """One optimizer step on the next batches; None where no batch is left. Nothing here waits for a GPU."""
     start, config, model, clock = time.perf_counter(), state.config, state.model, state.clock
     phases = model.phases()
-    phase, result, divisor = clock.phase(phases), None, None
+    phase, loss, divisor = clock.phase(phases), None, None
+    parts: dict[str, Mean] = {}
     model.train()
     for batch in itertools.islice(batches, config.gradient_accumulation_steps):
         batch = batch.to(model.device)
@@ -41,32 +42,24 @@ def train_step(state: RunState, batches: Iterator[Batch]) -> StepResult | None:
             losses = model(batch, phase.name)
         divisor = losses.weight if divisor is None else divisor
         (losses.total / divisor).backward()
-        model.after_backward(losses, done=clock.done, first=state.step == 0 and result is None)
-        result = _added(result, losses)
+        model.after_backward(losses, done=clock.done, first=state.step == 0 and loss is None)
+        total = Mean(losses.total.detach(), losses.weight)
+        loss = total if loss is None else loss + total
+        for name, mean in losses.parts.items():
+            parts[name] = parts[name] + mean if name in parts else mean
         state.bytes_read += batch.bytes
         state.rows_read += len(batch.ids)
-    if result is None or divisor is None:
+    if loss is None or divisor is None:
         return None
-    if result.loss.weight is not divisor:  # several micro-batches: divide by the weight of all
+    if loss.weight is not divisor:  # several micro-batches: divide by the weight of all
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, divisor / result.loss.weight)
+        torch._foreach_mul_(gradients, divisor / loss.weight)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip_norm)
-    finite = torch.isfinite(result.loss.total) & torch.isfinite(norm)
+    finite = torch.isfinite(loss.total) & torch.isfinite(norm)
     state.finite = finite if state.finite is None else state.finite & finite
     state.set_learning_rates()
     for optimizer in state.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     clock.tick(time.perf_counter() - start, phases)
-    return StepResult(result.loss, result.parts, norm)
-
-
-def _added(before: StepResult | None, losses: Losses) -> StepResult:
-    """The sums of the micro-batches so far and of one more."""
-    loss = Mean(losses.total.detach(), losses.weight)
-    if before is None:
-        return StepResult(loss, losses.parts, loss.total)
-    parts = dict(before.parts)
-    for name, mean in losses.parts.items():
-        parts[name] = parts[name] + mean if name in parts else mean
-    return StepResult(before.loss + loss, parts, loss.total)
+    return StepResult(loss, parts, norm)
