@@ -244,7 +244,7 @@ def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
 def test_a_missing_file_lists_those_there_are(saved: Path) -> None:
     assert error_of(saved.with_name("checkpoint_step8.pt")).endswith("there are: checkpoint_step7.pt")
     assert error_of(saved.parent).endswith(f"is a folder; give a file, such as {saved}")
-    assert error_of(saved.parent / "none" / "x.pt").endswith("there are: no checkpoints")
+    assert error_of(saved.parent / "none" / "x.pt").endswith(f"; {saved.parent / 'none'} holds no checkpoints")
 
 
 # ---- random states ----

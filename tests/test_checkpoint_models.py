@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tiny_runs import tiny_experiment
 from abstractinator import registry
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint, map_checkpoint, save_checkpoint
 from abstractinator.checkpoints.errors import CheckpointError
-from abstractinator.checkpoints.models import check_same_model, describe_model, load_model
+from abstractinator.checkpoints.models import _Bounded, check_same_model, describe_model, load_model
 from abstractinator.config.settings import to_dict
 from abstractinator.training.loop import train
 
@@ -99,6 +100,25 @@ def test_settings_larger_than_the_weights_are_refused_at_once(
 ) -> None:
     payload["config"]["model"]["top_transformer_config"]["transformer"][name] = value
     assert "larger model than its weights" in error_of(tmp_path / "checkpoint_step1.pt", payload)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.arange(1, 10**13),
+        lambda: torch.arange(end=10**13),
+        lambda: torch.zeros(10**7, 10**6),
+        lambda: torch.randn((10**7, 10**6)),
+        lambda: torch.empty(size=(10**13,)),
+        lambda: torch.full((10**13,), 0.0),
+    ],
+)
+def test_no_tensor_larger_than_the_bound_is_made(make: Callable[[], torch.Tensor]) -> None:
+    with pytest.raises(ValueError, match="larger model"), _Bounded(100):
+        make()
+    with _Bounded(100):
+        assert torch.arange(5).tolist() == [0, 1, 2, 3, 4] and torch.zeros(10, 10).sum() == torch.zeros(()) == 0
+        assert torch.nn.Linear(3, 4).weight.shape == (4, 3)
 
 
 def test_codebooks_larger_than_those_in_the_file_are_refused_at_once(tmp_path: Path) -> None:
@@ -231,3 +251,11 @@ print(sorted((heavy | frame) & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_loading_a_model_does_not_import_the_compiler(tmp_path: Path, payload: dict[str, Any]) -> None:
+    save_checkpoint(tmp_path / "checkpoint_step1.pt", payload)
+    code = "import sys, torch\nfrom abstractinator.checkpoints.models import load_model\n"
+    code += f"load_model({str(tmp_path)!r}, torch.device('cpu'))\nprint('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stderr

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 from abstractinator import __version__, registry
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint, map_checkpoint
@@ -25,6 +27,8 @@ from abstractinator.messages import first_line
 
 # What may be computed and not saved, such as a table of positions.
 _DERIVED_TENSORS, _DERIVED_NUMBERS = 64, 1 << 24
+_TOO_LARGE = "its settings describe a larger model than its weights"
+_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.arange, torch.full)
 
 
 def load_model(path: str | Path, device: torch.device) -> tuple[Model, dict[str, Any]]:
@@ -37,9 +41,7 @@ def load_model(path: str | Path, device: torch.device) -> tuple[Model, dict[str,
     check_weights(payload, path)
     weights = payload.pop("model")
     with _refused(path, payload):
-        new = _builder(payload)
-        _outline(new, weights)  # first: what the settings describe has the size of the weights
-        model = new()
+        model = _built(_builder(payload), weights)
         model.load_state_dict(weights)
     return model.to(device).eval(), payload
 
@@ -49,7 +51,9 @@ def describe_model(path: str | Path) -> tuple[Model, dict[str, Any]]:
     path = latest_checkpoint(path) or Path(path)
     payload = map_checkpoint(path)
     with _refused(path, payload):
-        model = _outline(_builder(payload), payload.pop("model"))
+        weights = payload.pop("model")
+        model = _built(_builder(payload), weights)
+        model.load_state_dict(weights, assign=True)
     return model.eval(), payload
 
 
@@ -84,15 +88,15 @@ def _builder(payload: dict[str, Any]) -> Callable[[], Model]:
     return lambda: kind(config)
 
 
-def _outline(new: Callable[[], Model], weights: Mapping[str, Tensor]) -> Model:
-    """The model with `weights` themselves as its own; what is computed and not saved has no values.
+def _built(new: Callable[[], Model], weights: Mapping[str, Tensor]) -> Model:
+    """The model that is to get `weights`, its parameters without initial values.
 
-    It is built without memory, and no further than the weights go: settings of a billion layers are refused at once.
-    Raises ValueError and RuntimeError where the settings describe another model.
+    It is built no further than the weights go: settings of a billion layers are refused at once. Raises ValueError
+    where the settings describe a larger model.
     """
     # Twice as much as there is: a parameter that two layers share is registered twice.
     tensors = 2 * len(weights) + _DERIVED_TENSORS
-    numbers = 2 * sum(tensor.numel() for tensor in weights.values()) + _DERIVED_NUMBERS
+    numbers = largest = 2 * sum(tensor.numel() for tensor in weights.values()) + _DERIVED_NUMBERS
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal tensors, numbers
@@ -100,17 +104,42 @@ def _outline(new: Callable[[], Model], weights: Mapping[str, Tensor]) -> Model:
             tensors -= 1
             numbers -= tensor.numel()
         if min(tensors, numbers) < 0:
-            raise ValueError("its settings describe a larger model than its weights")
+            raise ValueError(_TOO_LARGE)
 
     hooks = (register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count))
     try:
-        with torch.device("meta"):
-            model = new()
+        with _Bounded(largest):
+            return new()
     finally:
         for hook in hooks:
             hook.remove()
-    model.load_state_dict(weights, assign=True)
-    return model
+
+
+class _Bounded(TorchFunctionMode):
+    """Refuses a tensor of more than `largest` numbers before it is made, and leaves parameters as they are allocated:
+    torch.nn.init does nothing. (On torch's device `meta` nothing would be made at all, but it needs torch's compiler,
+    whose import takes longer than the rest of loading a model.)"""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"]
+        if function in _FACTORIES and _size(function, args, kwargs) > self.largest:
+            raise ValueError(_TOO_LARGE)
+        return function(*args, **kwargs)
+
+
+def _size(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | float:
+    """How many numbers a call of one of _FACTORIES makes, at most (by steps of 1)."""
+    if function is torch.arange:
+        return sum(abs(bound) for bound in (*args[:2], kwargs.get("start", 0), kwargs.get("end", 0)))
+    return math.prod(kwargs.get("size", args[0] if args and isinstance(args[0], Sequence) else args))
 
 
 def check_same_model(payload: dict[str, Any], model_config: Any, path: Path) -> None:
