@@ -34,6 +34,7 @@ class HierarchicalAELM(HierarchicalAutoencoder):
     scorings: ClassVar[tuple[str, ...]] = ("exact", "two_part")
     # In two parts the segment of a byte of context would be paid for once more.
     window_context: ClassVar[dict[str, int]] = {"exact": 1, "two_part": 0}
+    length_factor: ClassVar[int] = 8  # bits per byte were not seen to rise up to here
 
     def stream(self, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
         return stream_bytes(self, prompts, config)
