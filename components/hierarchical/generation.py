@@ -55,9 +55,9 @@ def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationC
     string is among the bytes.
 
     Prompts may differ in length and are not truncated: attention windows bound the memory, not the text. The prompts
-    are read in this call, so its errors are raised here. While the iterator is in use the model stays in eval mode, and
-    its weights must not change. An empty prompt is the beginning of a document. Raises ValueError for an unknown mode
-    and for no prompt.
+    are read in this call, so its errors are raised here. Between two pieces the model is in the caller's mode, train or
+    eval; its weights must not change. An empty prompt is the beginning of a document. Raises ValueError for an unknown
+    mode and for no prompt.
     """
     check_prompts(prompts)
     model.check_precision()
@@ -65,37 +65,33 @@ def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationC
         config = replace(config, mode=MODES[0])
     if config.mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {config.mode!r}")
-    with _evaluating(model), _stepping(next(model.parameters()).device):
+    with _stepping(model):
         generation = _Generation(model, prompts, config)
     return _stream(generation)
 
 
 def _stream(generation: _Generation) -> Iterator[Piece]:
-    device, pieces = generation.state.device, generation.pieces()
-    with _evaluating(generation.model):
-        while True:
-            with _stepping(device):  # left before each yield, so that it does not reach into the caller's code
-                piece = next(pieces, None)
-            if piece is None:
-                return
-            yield piece
+    pieces = generation.pieces()
+    while True:
+        with _stepping(generation.model):  # left before each yield, so that it does not reach into the caller's code
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
 
 
 @contextmanager
-def _evaluating(model: Hierarchy) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
+def _stepping(model: Hierarchy) -> Iterator[None]:
+    """In eval mode, without gradients, and in fp32, also inside autocast."""
+    was_training, device = model.training, next(model.parameters()).device
+    if was_training:  # not at every piece: it visits all modules
+        model.eval()
     try:
-        yield
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        model.train(was_training)
-
-
-@contextmanager
-def _stepping(device: torch.device) -> Iterator[None]:
-    """Without gradients, and in fp32, also inside autocast."""
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        yield
+        if was_training:
+            model.train()
 
 
 class _Generation:
