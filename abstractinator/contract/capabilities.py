@@ -20,8 +20,8 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Latents:
-    """What a model makes of texts. positions: vectors or codes of all texts together. bits: what they take when stored
-    plainly. values: the kind's own form, which `decode` reads. unit: the name of a position, in the plural."""
+    """What a model makes of texts. positions: how many there are for all texts together. bits: what they take when
+    stored plainly. values: the kind's own form, which `decode` reads. unit: the name of a position, in the plural."""
 
     positions: int
     bits: float

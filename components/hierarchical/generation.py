@@ -6,7 +6,8 @@
     speculative  the same distribution in fewer steps: a plan guesses the next bytes, the predict path reads all
                  of them at once, and what it samples there is kept as far as it agrees with the guess
 
-In all of them memory is bounded, and bytes are available as they are made.
+In all of them memory is bounded, and bytes are available as they are made. `no_repeat_ngram_size` forbids repeated
+n-grams of bytes; in `plan` it forbids repeated runs of as many codes as make about so many bytes.
 
 Letters: B prompts, R rows that continue, n bytes a row, m codes a row, Q codes a segment.
 """
