@@ -32,7 +32,7 @@ from abstractinator.cli import main as cli
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import build, to_dict
 from abstractinator.contract.capabilities import Generates, Reconstructs, Scores, Shows, require
-from abstractinator.contract.model import Batch
+from abstractinator.contract.model import Batch, headline_parts
 from abstractinator.training.loop import Interrupted, train
 
 Output = pytest.CaptureFixture[str]
@@ -77,6 +77,10 @@ def test_a_phase_reports_only_what_it_trains(tmp_path: Path, monkeypatch: pytest
     steps = recorded_steps(monkeypatch)
     train(experiment(tmp_path))
     assert [list(step.parts) for step in steps] == [["nats_first"]] * 4 + [["nats_second"]] * 4
+
+
+def test_parts_of_a_group_are_details() -> None:
+    assert headline_parts(["group/first", "bits", "group/second", "nats"]) == ["bits", "nats"]
 
 
 def test_its_metrics_and_samples_are_shown(tmp_path: Path, capsys: Output) -> None:

@@ -6,7 +6,7 @@ Letters: B rows, N token ids a row.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -89,13 +89,19 @@ class Losses:
     """What one micro-batch costs.
 
     total: the sum to be minimised, with gradients. weight: what to divide it by, such as the predicted bytes; the frame
-    divides once, by the weight of all micro-batches of a step. parts: what to report, by name. A phase reports only
-    what it trains.
+    divides once, by the weight of all micro-batches of a step. parts: what to report, by name, the most telling first
+    (see `headline_parts`). A phase reports only what it trains.
     """
 
     total: Tensor
     weight: Tensor
     parts: Mapping[str, Mean]
+
+
+def headline_parts(names: Iterable[str]) -> list[str]:
+    """The parts that people are shown: curves of all of them, the first two in the progress bar. A name with a "/",
+    such as `group/part`, is a detail, which is logged and not shown."""
+    return [name for name in names if "/" not in name]
 
 
 @dataclass(frozen=True)
