@@ -5,6 +5,7 @@ Letters: B rows, N token ids a row.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 Sums = dict[str, float | Tensor]
 """Additive quantities of held-out text, on the CPU: those of two batches are added key by key."""
 
-_OUTPUT_LAYERS = ("to_logits", "lm_head")  # named so here and in transformers
+# Named so here and in transformers; or one of a list of that name.
+_OUTPUT_LAYER = re.compile(r"(.*\.)?(to_logits|lm_head)(\.\d+)*")
 _SMALLEST_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of it at once
 
 
@@ -173,12 +175,16 @@ class Model(nn.Module, ABC):
         return {}
 
     def muon_parameters(self) -> list[nn.Parameter]:
-        """The parameters for Muon: weights of hidden linear and convolution layers. AdamW gets the others."""
+        """The parameters for Muon: weights of hidden linear and convolution layers. AdamW gets the others.
+
+        An output layer is called `to_logits` or `lm_head`, or is one of a list of that name. A kind whose output layer
+        has another name defines this method itself.
+        """
         layers = {
             id(module.weight)
             for name, module in self.named_modules()
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-            and not any(output in name for output in _OUTPUT_LAYERS)
+            and not _OUTPUT_LAYER.fullmatch(name)
             and min(module.weight.flatten(1).shape) >= _SMALLEST_SIDE
         }
         return [parameter for parameter in self.parameters() if id(parameter) in layers and parameter.requires_grad]
