@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 
-from abstractinator.components.hierarchical.figures import figures_of
 from abstractinator.components.hierarchical.generation import MODES, stream_bytes
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
 from abstractinator.components.hierarchical.scoring import exact_scores, two_part_scores
@@ -77,4 +76,6 @@ class HierarchicalAELM(HierarchicalAutoencoder):
         return [bytes(row[row < BYTES.codebook_size].tolist()) for row in rows]
 
     def figures(self, batch: Batch) -> dict[str, Figure]:
+        from abstractinator.components.hierarchical.figures import figures_of  # imports matplotlib
+
         return figures_of(self, batch)
