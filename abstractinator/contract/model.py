@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+
 Sums = dict[str, float | Tensor]
 """Additive quantities of held-out text, on the CPU: those of two batches are added key by key."""
 
@@ -44,9 +46,9 @@ class Batch:
     bytes: int
 
     @classmethod
-    def of(cls, ids: Tensor, byte_values: int = 256) -> Batch:
-        """A batch of rows (B, N) on the CPU; ids below `byte_values` are bytes."""
-        return cls(ids, int((ids < byte_values).sum()))
+    def of(cls, ids: Tensor) -> Batch:
+        """A batch of rows (B, N) on the CPU."""
+        return cls(ids, int((ids < ByteTokenizer.BYTES).sum()))
 
     def pinned(self) -> Batch:
         """The same batch in memory from which a GPU copies by itself."""
