@@ -31,7 +31,8 @@ from benchmarks.baselines import OURS, class_of, rates_of, sized
 from benchmarks.budgeted_training import Recipe, Training, take_turns
 from benchmarks.byte_models import ChanceLM
 from benchmarks.common import ROOT, argument_parser, count_parameters, finish, progress, table
-from benchmarks.kinds.base import Setting, add_autoencoder_fraction
+from benchmarks.kinds.base import Setting
+from benchmarks.ours import add_autoencoder_fraction
 
 DEFAULT_TASKS = "lambada_openai,hellaswag,arc_easy,piqa"
 
@@ -60,12 +61,13 @@ def train(options: argparse.Namespace) -> tuple[str, str]:
     data = DataConfig(path=options.data)
     corpus = open_corpus(data)
     parameters = options.parameters or count_parameters(HierarchicalAELM(ModelConfig()))
-    setting = Setting(parameters, corpus, options.keep, options.seed, options.autoencoder_fraction)
+    setting = Setting(parameters, corpus, options.keep, options.seed)
     recipe = Recipe("seconds", options.seconds, options.sequence_length, options.batch_size, options.seed)
     trainings, paths = {}, {}
     for name in (OURS, "flat"):
         torch.manual_seed(options.seed)
-        trainings[name] = Training(class_of(name)(sized(name, setting)), rates_of(name), corpus, recipe)
+        model = class_of(name)(sized(name, setting, options.autoencoder_fraction))
+        trainings[name] = Training(model, rates_of(name), corpus, recipe)
         paths[name] = options.keep / f"{name}.pt"
     take_turns(trainings, options.parts)
     options.keep.mkdir(parents=True, exist_ok=True)
