@@ -16,7 +16,7 @@ from abstractinator.components.tokens import pack_bytes
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.contract.model import Model
 from benchmarks.kinds.base import Baseline, Setting
-from benchmarks.kinds.ours import sized_config
+from benchmarks.ours import AUTOENCODER_FRACTION, sized_config
 
 OURS = "abstractinator"
 NAMES = (OURS, "flat", "flat-window", "blt", "megabyte", "h-net", "bpe-llama")
@@ -35,10 +35,11 @@ def class_of(name: str) -> type[Model]:
     return HierarchicalAELM if name == OURS else registry.class_of(name)
 
 
-def sized(name: str, setting: Setting) -> Any:
-    """The settings of the model at `setting.parameters` ± 5 %. Raises ValueError where no settings fit."""
+def sized(name: str, setting: Setting, autoencoder_fraction: float = AUTOENCODER_FRACTION) -> Any:
+    """The settings of the model at `setting.parameters` ± 5 %; autoencoder_fraction is a setting of ours alone. Raises
+    ValueError where no settings fit."""
     if name == OURS:
-        return replace(sized_config(setting.parameters), autoencoder_fraction=setting.autoencoder_fraction)
+        return replace(sized_config(setting.parameters), autoencoder_fraction=autoencoder_fraction)
     return _baseline(name).sized(setting)
 
 

@@ -44,7 +44,7 @@ class Pieces:
 
 # What a measurement of the suite imports of the project.
 _MEASURED = ("components", "abstractinator", "benchmarks/kinds")
-_MEASURING = ("common", "pieces", "suite_work", "budgeted_training", "flat_transformer", "baselines")
+_MEASURING = ("common", "pieces", "suite_work", "budgeted_training", "flat_transformer", "baselines", "ours")
 
 
 def code_fingerprint() -> str:

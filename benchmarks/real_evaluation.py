@@ -21,7 +21,6 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 import benchmarks.kinds  # noqa: F401  registers the baselines
-from abstractinator.checkpoints.checkpoint_file import load_checkpoint
 from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
 from abstractinator.components.hierarchical.hierarchy import ModelConfig
 from abstractinator.data import DataConfig, open_corpus
@@ -32,7 +31,8 @@ from benchmarks.baselines import OURS, class_of, rates_of, sized
 from benchmarks.budgeted_training import Recipe, Training, take_turns
 from benchmarks.byte_models import ChanceLM
 from benchmarks.common import ROOT, argument_parser, count_parameters, finish, progress, table
-from benchmarks.kinds.base import Setting, add_autoencoder_fraction
+from benchmarks.kinds.base import Setting
+from benchmarks.ours import add_autoencoder_fraction
 
 DEFAULT_TASKS = "lambada_openai,hellaswag,arc_easy,piqa"
 
@@ -61,12 +61,13 @@ def train(options: argparse.Namespace) -> tuple[str, str]:
     data = DataConfig(path=options.data)
     corpus = open_corpus(data)
     parameters = options.parameters or count_parameters(HierarchicalAELM(ModelConfig()))
-    setting = Setting(parameters, corpus, options.keep, options.seed, options.autoencoder_fraction)
+    setting = Setting(parameters, corpus, options.keep, options.seed)
     recipe = Recipe("seconds", options.seconds, options.sequence_length, options.batch_size, options.seed)
     trainings, paths = {}, {}
     for name in (OURS, "flat"):
         torch.manual_seed(options.seed)
-        trainings[name] = Training(class_of(name)(sized(name, setting)), rates_of(name), corpus, recipe)
+        model = class_of(name)(sized(name, setting, options.autoencoder_fraction))
+        trainings[name] = Training(model, rates_of(name), corpus, recipe)
         paths[name] = options.keep / f"{name}.pt"
     take_turns(trainings, options.parts)
     options.keep.mkdir(parents=True, exist_ok=True)
@@ -92,10 +93,6 @@ def evaluate(name: str, lm: LM, tasks: tuple[TaskManager, list[str]], limit: flo
         "results": results["results"],
         "n-samples": results["n-samples"],
     }
-
-
-def _row_length(checkpoint: str) -> int:
-    return int(load_checkpoint(checkpoint)["config"]["sequence_length"])
 
 
 def result_table(found: list[dict[str, Any]]) -> str:
@@ -144,8 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = [
         evaluate("exact", model_lm("hier_ae")(ours), tasks, options.limit),
         evaluate("two-part", model_lm("hier_ae")(ours, scoring="two_part"), tasks, options.limit),
-        # Full attention does not reach beyond the rows it was trained on.
-        evaluate("flat", model_lm("flat")(flat, max_length=_row_length(flat)), tasks, options.limit),
+        evaluate("flat", model_lm("flat")(flat), tasks, options.limit),
         evaluate("chance", ChanceLM(), tasks, options.limit),
     ]
     finish(options.output, result_table(found), {"models": found}, options)

@@ -45,7 +45,8 @@ from benchmarks.common import (
     progress,
 )
 from benchmarks.kinds import DISTRIBUTIONS, version_of
-from benchmarks.kinds.base import add_autoencoder_fraction, within_tolerance
+from benchmarks.kinds.base import within_tolerance
+from benchmarks.ours import add_autoencoder_fraction
 from benchmarks.pieces import Pieces, Result, Task, code_fingerprint
 from benchmarks.suite_plots import write_plots
 from benchmarks.suite_report import report

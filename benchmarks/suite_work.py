@@ -71,8 +71,9 @@ def corpus_of(base: dict[str, Any]) -> Corpus:
 
 def size(task: Task, corpus: Corpus, folder: Path) -> Result:
     """→ config and parameters of the model, and what the run must know of it: remark and modes."""
-    name = task["baseline"]
-    config = sized(name, _setting(task, corpus, folder))
+    name, base = task["baseline"], task["base"]
+    setting = Setting(base["parameters"], corpus, folder, base["seed"])
+    config = sized(name, setting, base["autoencoder_fraction"])
     return {
         "config": to_dict(config),
         "parameters": count_parameters(class_of(name)(config)),
@@ -243,11 +244,6 @@ def training_path(task: Task, folder: Path) -> Path:
     """Where the training of `task["training"]` lies."""
     named = {name: task[name] for name in ("baseline", "version", "base", "config", "training")}
     return folder / f"{task['baseline']}_training_{key_of(named)}.pt"
-
-
-def _setting(task: Task, corpus: Corpus, folder: Path) -> Setting:
-    base = task["base"]
-    return Setting(base["parameters"], corpus, folder, base["seed"], base["autoencoder_fraction"])
 
 
 def _training(task: Task, corpus: Corpus) -> Training:

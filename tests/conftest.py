@@ -8,6 +8,7 @@ Kernels for a GPU are interpreted where there is none.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,12 @@ def denormals() -> Iterator[None]:
     """What trains flushes them; hypothesis draws no numbers where that lasts."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`evaluate` takes the checkout off the path where modules are found; other tests need it there."""
+    monkeypatch.setattr("sys.path", list(sys.path))
 
 
 @pytest.fixture

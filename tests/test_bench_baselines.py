@@ -32,7 +32,7 @@ from benchmarks.common import count_parameters
 from benchmarks.kinds import version_of
 from benchmarks.kinds.base import Setting, fitting_width, within_tolerance
 from benchmarks.kinds.bpe_llama import BpeLlama
-from benchmarks.kinds.ours import _DEFAULT, _DEFAULT_WIDTH, model_config
+from benchmarks.ours import _DEFAULT, _DEFAULT_WIDTH, model_config
 
 _PARAMETERS = 300_000
 _LENGTH = 96

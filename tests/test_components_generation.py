@@ -1,6 +1,9 @@
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ from abstractinator.components.hierarchical.plan import decode_codes
 from abstractinator.components.incremental.folded import FoldedDepthHead
 from abstractinator.components.tokens import BYTES, pack_bytes
 from abstractinator.contract.generation_config import GenerationConfig
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def with_first_slots(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -151,6 +156,38 @@ def test_generation_leaves_the_model_as_it_was(mode: str) -> None:
     model.generate_bytes(PROMPTS, mode=mode, max_new_bytes=9, seed=0)
     assert model.training
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+@every_mode
+def test_an_open_stream_computes_in_eval_mode_and_leaves_the_model_in_the_callers(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, settings = tiny_model("whitespace-both"), {"mode": mode, "max_new_bytes": 100, "seed": 0}
+    expected, texts, seen = model.generate_bytes(PROMPTS, **settings), [b""] * len(PROMPTS), []
+
+    def noted(logits: torch.Tensor) -> torch.Tensor:
+        seen.append(model.training)
+        return logits
+
+    with_first_slots(monkeypatch, noted)
+    for number, piece in enumerate(stream_bytes(model, PROMPTS, GenerationConfig(**settings))):
+        assert model.training == (number % 3 == 1)
+        model.train(number % 3 == 0)
+        texts[piece.prompt] += piece.data
+    assert seen and not any(seen)
+    assert texts == expected
+
+
+def test_a_script_may_end_with_an_open_stream() -> None:
+    script = """
+from abstractinator.components.hierarchical.hierarchical_aelm import HierarchicalAELM
+from abstractinator.components.hierarchical.hierarchy import ModelConfig
+from abstractinator.contract.generation_config import GenerationConfig
+pieces = HierarchicalAELM(ModelConfig()).stream([b"a"], GenerationConfig("exact"))
+next(pieces)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @some_shapes

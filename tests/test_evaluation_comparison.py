@@ -40,7 +40,11 @@ def flat(tmp_path: Path) -> Any:
     experiment = ExperimentConfig(model=config, sequence_length=64)
     payload = {"config": to_dict(experiment), "model": model.state_dict(), "step": 1, "bytes_read": 1}
     save_checkpoint(tmp_path / "flat.pt", payload)
-    return model_lm("flat")(str(tmp_path / "flat.pt"), device="cpu", max_length=64)
+    return model_lm("flat")(str(tmp_path / "flat.pt"), device="cpu")
+
+
+def test_by_default_flat_reads_no_more_than_a_row_of_its_training(flat: Any) -> None:
+    assert flat.max_length == 64
 
 
 def test_flat_scores_are_its_own_without_the_classes_that_cannot_follow(flat: Any) -> None:

@@ -24,6 +24,7 @@ from tiny_runs import (
     weights_of,
     write_config,
 )
+from torch import nn
 
 from abstractinator import registry
 from abstractinator.checkpoints.errors import CheckpointError
@@ -32,7 +33,7 @@ from abstractinator.cli import main as cli
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import build, to_dict
 from abstractinator.contract.capabilities import Generates, Reconstructs, Scores, Shows, require
-from abstractinator.contract.model import Batch
+from abstractinator.contract.model import Batch, headline_parts
 from abstractinator.training.loop import Interrupted, train
 
 Output = pytest.CaptureFixture[str]
@@ -104,6 +105,10 @@ def test_a_phase_reports_only_what_it_trains(tmp_path: Path, monkeypatch: pytest
     assert [list(step.parts) for step in steps] == [["nats_first"]] * 4 + [["nats_second"]] * 4
 
 
+def test_parts_of_a_group_are_details() -> None:
+    assert headline_parts(["group/first", "bits", "group/second", "nats"]) == ["bits", "nats"]
+
+
 def test_its_metrics_and_samples_are_shown(tmp_path: Path, capsys: Output) -> None:
     train(experiment(tmp_path))
     assert "bits per byte" in capsys.readouterr().out
@@ -152,6 +157,15 @@ def test_micro_batches_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert float(step.gradient_norm) == pytest.approx(norm, rel=1e-4)
     counts = Silent(SilentConfig())
     assert counts.nll(torch.tensor([[256, 1, 2, 257]]))[1] == 2  # special tokens are not predicted
+
+
+def test_muon_gets_hidden_layers_and_no_output_layer() -> None:
+    model = Silent(SilentConfig(width=32))
+    model.body = nn.ModuleDict({name: nn.Linear(32, 32) for name in ("first", "to_logits_mlp", "lm_head")})
+    model.heads = nn.ModuleDict({"to_logits": nn.ModuleList([nn.Linear(32, 32)])})
+    hidden = {id(parameter) for parameter in model.muon_parameters()}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in hidden]
+    assert names == ["body.first.weight", "body.to_logits_mlp.weight"]
 
 
 def test_a_kind_offers_what_it_defines() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from abstractinator.components import plotting as plots
+from abstractinator.components.hierarchical.figures import code_usage, entropy_trace, segment_lengths
+from abstractinator.components.plotting import loss_curves
 
 RNG = np.random.default_rng(0)
 TEXT = bytes(range(256)) + b"costs $5 or $6"
@@ -23,27 +24,27 @@ def drawn(figure: Figure) -> list[str]:
 
 
 def test_segment_lengths() -> None:
-    figure = plots.segment_lengths([np.array([1, 2, 3, 2]), np.array([], dtype=int)], ["bytes", "codes"])
+    figure = segment_lengths([np.array([1, 2, 3, 2]), np.array([], dtype=int)], ["bytes", "codes"])
     assert drawn(figure) == ["bytes: mean 2.00, longest 3", "codes"]
 
 
 def test_code_usage() -> None:
-    figure = plots.code_usage([np.array([0, 5, 1, 0]), np.zeros(8, dtype=int)], ["a", "b"])
+    figure = code_usage([np.array([0, 5, 1, 0]), np.zeros(8, dtype=int)], ["a", "b"])
     assert drawn(figure) == ["a: 2 of 4 codes used (50.0%)", "b: 0 of 8 codes used (0.0%)"]
 
 
 def test_entropy_trace() -> None:
-    figure = plots.entropy_trace(TEXT, RNG.exponential(size=len(TEXT)), RNG.random(len(TEXT)) < 0.2)
+    figure = entropy_trace(TEXT, RNG.exponential(size=len(TEXT)), RNG.random(len(TEXT)) < 0.2)
     assert len(drawn(figure)) == 4  # lines of 80 bytes
-    drawn(plots.entropy_trace(b"", np.zeros(0), np.zeros(0, dtype=bool)))
+    drawn(entropy_trace(b"", np.zeros(0), np.zeros(0, dtype=bool)))
     with pytest.raises(ValueError, match="must be of one length"):
-        plots.entropy_trace(b"abc", np.zeros(2), np.zeros(3, dtype=bool))
+        entropy_trace(b"abc", np.zeros(2), np.zeros(3, dtype=bool))
 
 
 def test_loss_curves() -> None:
     nan = float("nan")
-    figure = plots.loss_curves([1, 2, 3], {"train": [3.0, 2.0, 1.0], "validation": [nan, 2.5, nan]})
+    figure = loss_curves([1, 2, 3], {"train": [3.0, 2.0, 1.0], "validation": [nan, 2.5, nan]})
     drawn(figure)
     legend = figure.axes[0].get_legend()
     assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["train", "validation"]
-    drawn(plots.loss_curves([], {}))
+    drawn(loss_curves([], {}))

@@ -70,7 +70,7 @@ class ExperimentConfig:
     generation_interval: int = 650
     checkpoint_interval: int = 175
     sample_prompt_for_generation: str = "def main(argv):\n"
-    # How samples are drawn; they are shown in both modes, whatever its `mode` says.
+    # How samples are drawn; they are shown in all of the kind's sample modes, whatever its `mode` says.
     generation: GenerationConfig = field(
         default_factory=lambda: GenerationConfig(max_new_bytes=240, no_repeat_ngram_size=24, seed=0)
     )

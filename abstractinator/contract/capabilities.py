@@ -20,8 +20,8 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Latents:
-    """What a model makes of texts. positions: vectors or codes of all texts together. bits: what they take when stored
-    plainly. values: the kind's own form, which `decode` reads. unit: the name of a position, in the plural."""
+    """What a model makes of texts. positions: how many there are for all texts together. bits: what they take when
+    stored plainly. values: the kind's own form, which `decode` reads. unit: the name of a position, in the plural."""
 
     positions: int
     bits: float
@@ -69,7 +69,8 @@ class Scores(Protocol):
     """Likelihoods of texts. Consumer: lm-evaluation-harness (`evaluate`).
 
     scorings: names of the likelihoods that it has, the default first. window_context: for each of them, the bytes of
-    context that a window from the middle of a text needs.
+    context that a window from the middle of a text needs. length_factor: optional; how many rows of its training
+    a passage may be long by default. Without it, one.
     """
 
     scorings: ClassVar[tuple[str, ...]]

@@ -14,7 +14,7 @@ class GenerationConfig:
     temperature: 0 takes the most probable choice each time. top_k: only the k most probable choices, 0 for
     all. top_p: only the most probable choices that together reach p (Holtzman et al. 2020).
     no_repeat_ngram_size: no string of this many bytes comes that stands in the last repetition_window bytes already,
-    prompt included; 0 allows all. In `plan` the same holds for runs of as many codes as make about so many bytes.
+    prompt included; 0 allows all.
     stop: the text ends before whichever of these is complete first (the longest of those that are so together);
     str stands for its UTF-8.
     seed: of the sampling, None for another result each time.

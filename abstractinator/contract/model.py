@@ -5,18 +5,22 @@ Letters: B rows, N token ids a row.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+
 Sums = dict[str, float | Tensor]
 """Additive quantities of held-out text, on the CPU: those of two batches are added key by key."""
 
-_OUTPUT_LAYERS = ("to_logits", "lm_head")  # named so here and in transformers
+# Named so here and in transformers; or one of a list of that name.
+_OUTPUT_LAYER = re.compile(r"(.*\.)?(to_logits|lm_head)(\.\d+)*")
 _SMALLEST_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of it at once
 
 
@@ -42,9 +46,9 @@ class Batch:
     bytes: int
 
     @classmethod
-    def of(cls, ids: Tensor, byte_values: int = 256) -> Batch:
-        """A batch of rows (B, N) on the CPU; ids below `byte_values` are bytes."""
-        return cls(ids, int((ids < byte_values).sum()))
+    def of(cls, ids: Tensor) -> Batch:
+        """A batch of rows (B, N) on the CPU."""
+        return cls(ids, int((ids < ByteTokenizer.BYTES).sum()))
 
     def pinned(self) -> Batch:
         """The same batch in memory from which a GPU copies by itself."""
@@ -89,13 +93,19 @@ class Losses:
     """What one micro-batch costs.
 
     total: the sum to be minimised, with gradients. weight: what to divide it by, such as the predicted bytes; the frame
-    divides once, by the weight of all micro-batches of a step. parts: what to report, by name. A phase reports only
-    what it trains.
+    divides once, by the weight of all micro-batches of a step. parts: what to report, by name, the most telling first
+    (see `headline_parts`). A phase reports only what it trains.
     """
 
     total: Tensor
     weight: Tensor
     parts: Mapping[str, Mean]
+
+
+def headline_parts(names: Iterable[str]) -> list[str]:
+    """The parts that people are shown: curves of all of them, the first two in the progress bar. A name with a "/",
+    such as `group/part`, is a detail, which is logged and not shown."""
+    return [name for name in names if "/" not in name]
 
 
 @dataclass(frozen=True)
@@ -167,12 +177,16 @@ class Model(nn.Module, ABC):
         return {}
 
     def muon_parameters(self) -> list[nn.Parameter]:
-        """The parameters for Muon: weights of hidden linear and convolution layers. AdamW gets the others."""
+        """The parameters for Muon: weights of hidden linear and convolution layers. AdamW gets the others.
+
+        An output layer is called `to_logits` or `lm_head`, or is one of a list of that name. A kind whose output layer
+        has another name defines this method itself.
+        """
         layers = {
             id(module.weight)
             for name, module in self.named_modules()
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-            and not any(output in name for output in _OUTPUT_LAYERS)
+            and not _OUTPUT_LAYER.fullmatch(name)
             and min(module.weight.flatten(1).shape) >= _SMALLEST_SIDE
         }
         return [parameter for parameter in self.parameters() if id(parameter) in layers and parameter.requires_grad]

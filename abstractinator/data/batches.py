@@ -38,7 +38,7 @@ class TrainLoader:
 
     def _batches(self, rows: Iterator[LongTensor]) -> Iterator[Batch]:
         while batch := list(islice(rows, self._batch_size)):
-            yield Batch.of(torch.stack(batch), ByteTokenizer.BYTES)  # type: ignore[arg-type]
+            yield Batch.of(torch.stack(batch))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         return self._rows.state_dict() if self._loaded is None else self._loaded

@@ -17,8 +17,7 @@ from lm_eval.models.utils import Collator
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from abstractinator.components.tokens import BYTES
-from abstractinator.contract.byte_tokenizer import text_to_bytes
+from abstractinator.contract.byte_tokenizer import ByteTokenizer, text_to_bytes
 from abstractinator.contract.capabilities import Passage, Score
 from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.device import pick_device
@@ -171,9 +170,9 @@ class ByteLM(LM):
         """The text in windows of max_length bytes, the harness's own: the first after BOS, each other after the byte
         before it, the last, being shorter, after as many bytes as fill it up.
         """
-        for pair in get_rolling_token_windows(list(text), BYTES.bos, self.max_length, context_len=1):
+        for pair in get_rolling_token_windows(list(text), ByteTokenizer.BOS, self.max_length, context_len=1):
             before, window = make_disjoint_window(pair)
-            begins = before == [BYTES.bos]
+            begins = before == [ByteTokenizer.BOS]
             yield Passage(b"" if begins else bytes(before), bytes(window), begins)
 
     def _fitted(self, context: bytes, continuation: bytes) -> Passage:

@@ -24,17 +24,15 @@ from abstractinator.evaluation.byte_lm import ByteLM
 from abstractinator.evaluation.model_args import refuse_unknown
 
 _PRECISIONS = ("float32", "bfloat16")
-_LENGTH_FACTOR = 8
 
 
 class ModelLM(ByteLM):
     """A checkpoint as the harness sees it.
 
     checkpoint: a file that a training wrote, or a folder of them (the newest one). scoring: one of the kind's
-    likelihoods, by default its first. max_length: see ByteLM; by default 8 times the rows it was trained on, up to
-    where bits per byte were not seen to rise. dtype: of scoring, float32, or bfloat16 for autocast, in which batches
-    agree less closely. generation: one of the kind's modes, for generate_until. device, batch_size, max_batch_size: see
-    ByteLM.
+    likelihoods, by default its first. max_length: see ByteLM; by default the kind's `length_factor` times the rows it
+    was trained on. dtype: of scoring, float32, or bfloat16 for autocast, in which batches agree less closely.
+    generation: one of the kind's modes, for generate_until. device, batch_size, max_batch_size: see ByteLM.
 
     Raises ValueError for an argument that is unknown or out of range, CheckpointError for the checkpoint.
     """
@@ -66,9 +64,9 @@ class ModelLM(ByteLM):
         model, payload = load_model(path, torch.device("cpu"))
         if model.kind != self.kind:
             raise ValueError(f"{path} is a model of kind {model.kind}; use --model {model.kind}")
-        trained_length = payload["config"]["sequence_length"]
+        longest = getattr(kind, "length_factor", 1) * payload["config"]["sequence_length"]
         super().__init__(
-            max_length=_LENGTH_FACTOR * trained_length if max_length is None else max_length,
+            max_length=longest if max_length is None else max_length,
             device=device,
             batch_size=batch_size,
             max_batch_size=max_batch_size,

@@ -27,7 +27,7 @@ from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.models import check_same_model, check_weights
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import ConfigError, to_dict
-from abstractinator.contract.model import Batch, Metric, Model
+from abstractinator.contract.model import Batch, Metric, Model, headline_parts
 from abstractinator.data import Corpus, ReadAhead, count_rows, open_corpus, rows_of, train_loader
 from abstractinator.device import has_bfloat16, peak_memory_bytes, pick_device, prepare_processor
 from abstractinator.evaluation.held_out import evaluate_held_out
@@ -190,7 +190,7 @@ def _log_step(state: RunState, result: StepResult, tracker: Tracker, bar: tqdm[A
         "bytes_per_second": state.bytes_read / max(state.clock.seconds, 1e-9),
     }
     tracker.log_metrics(metrics, state.step)
-    shown = [name for name in means if "/" not in name][1:3] or ["loss"]
+    shown = headline_parts(result.parts)[:2] or ["loss"]
     bar.set_postfix_str(", ".join(f"{name.replace('_', ' ')} {means[name]:.2f}" for name in shown), refresh=False)
 
 

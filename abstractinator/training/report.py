@@ -13,7 +13,7 @@ from abstractinator.atomic_file import atomic_write
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.contract.byte_tokenizer import ByteTokenizer, text_to_bytes
 from abstractinator.contract.capabilities import Generates, Reconstructs, Shows
-from abstractinator.contract.model import Batch, Metric, Model
+from abstractinator.contract.model import Batch, Metric, Model, headline_parts
 from abstractinator.evaluation.at_rest import at_rest
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def figures(model: Model, held_out: Tensor, history: list[tuple[int, dict[str, f
     if isinstance(model, Shows):
         with at_rest(model):
             made |= model.figures(Batch.of(held_out[:_ROWS_IN_FIGURES]).to(model.device))
-    names = list(dict.fromkeys(name for _, means in history for name in means if name != "loss" and "/" not in name))
-    if names:
+    parts = dict.fromkeys(name for _, means in history for name in means if name != "loss")
+    if names := headline_parts(parts):
         series = {name: [means.get(name, float("nan")) for _, means in history] for name in names}
         made["loss_curves"] = plotting.loss_curves([step for step, _ in history], series)
     return made

@@ -9,7 +9,6 @@ Letters: B rows, N tokens a row, V classes.
 
 from __future__ import annotations
 
-import argparse
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -39,23 +38,12 @@ _BITS = 1 / math.log(2)
 class Setting:
     """What a baseline is sized for. parameters: how many it is to have. folder: where it may keep what is made once
     from the training documents of `corpus`, which are read in the order of `seed`.
-
-    autoencoder_fraction: see the settings of hier_ae; of our own model's training.
     """
 
     parameters: int
     corpus: Corpus
     folder: Path
     seed: int = 0
-    autoencoder_fraction: float = 0.05
-
-
-def add_autoencoder_fraction(parser: argparse.ArgumentParser) -> None:
-    """The option of every benchmark that trains our own model in so much time."""
-    default = Setting.autoencoder_fraction
-    parser.add_argument(
-        "--autoencoder-fraction", type=float, default=default, help="of our training; see the settings of hier_ae"
-    )
 
 
 class Baseline(Model):

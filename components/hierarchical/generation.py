@@ -6,7 +6,8 @@
     speculative  the same distribution in fewer steps: a plan guesses the next bytes, the predict path reads all
                  of them at once, and what it samples there is kept as far as it agrees with the guess
 
-In all of them memory is bounded, and bytes are available as they are made.
+In all of them memory is bounded, and bytes are available as they are made. `no_repeat_ngram_size` forbids repeated
+n-grams of bytes; in `plan` it forbids repeated runs of as many codes as make about so many bytes.
 
 Letters: B prompts, R rows that continue, n bytes a row, m codes a row, Q codes a segment.
 """
@@ -55,9 +56,9 @@ def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationC
     string is among the bytes.
 
     Prompts may differ in length and are not truncated: attention windows bound the memory, not the text. The prompts
-    are read in this call, so its errors are raised here. While the iterator is in use the model stays in eval mode, and
-    its weights must not change. An empty prompt is the beginning of a document. Raises ValueError for an unknown mode
-    and for no prompt.
+    are read in this call, so its errors are raised here. Between two pieces the model is in the caller's mode, train or
+    eval; its weights must not change. An empty prompt is the beginning of a document. Raises ValueError for an unknown
+    mode and for no prompt.
     """
     check_prompts(prompts)
     model.check_precision()
@@ -65,37 +66,33 @@ def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationC
         config = replace(config, mode=MODES[0])
     if config.mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {config.mode!r}")
-    with _evaluating(model), _stepping(next(model.parameters()).device):
+    with _stepping(model):
         generation = _Generation(model, prompts, config)
     return _stream(generation)
 
 
 def _stream(generation: _Generation) -> Iterator[Piece]:
-    device, pieces = generation.state.device, generation.pieces()
-    with _evaluating(generation.model):
-        while True:
-            with _stepping(device):  # left before each yield, so that it does not reach into the caller's code
-                piece = next(pieces, None)
-            if piece is None:
-                return
-            yield piece
+    pieces = generation.pieces()
+    while True:
+        with _stepping(generation.model):  # left before each yield, so that it does not reach into the caller's code
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
 
 
 @contextmanager
-def _evaluating(model: Hierarchy) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
+def _stepping(model: Hierarchy) -> Iterator[None]:
+    """In eval mode, without gradients, and in fp32, also inside autocast."""
+    was_training, device = model.training, next(model.parameters()).device
+    if was_training:  # not at every piece: it visits all modules
+        model.eval()
     try:
-        yield
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        model.train(was_training)
-
-
-@contextmanager
-def _stepping(device: torch.device) -> Iterator[None]:
-    """Without gradients, and in fp32, also inside autocast."""
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        yield
+        if was_training:
+            model.train()
 
 
 class _Generation:

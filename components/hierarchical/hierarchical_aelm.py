@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 
-from abstractinator.components.hierarchical.figures import figures_of
 from abstractinator.components.hierarchical.generation import MODES, stream_bytes
 from abstractinator.components.hierarchical.hierarchical_autoencoder import HierarchicalAutoencoder
 from abstractinator.components.hierarchical.scoring import exact_scores, two_part_scores
@@ -34,6 +33,7 @@ class HierarchicalAELM(HierarchicalAutoencoder):
     scorings: ClassVar[tuple[str, ...]] = ("exact", "two_part")
     # In two parts the segment of a byte of context would be paid for once more.
     window_context: ClassVar[dict[str, int]] = {"exact": 1, "two_part": 0}
+    length_factor: ClassVar[int] = 8  # bits per byte were not seen to rise up to here
 
     def stream(self, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
         return stream_bytes(self, prompts, config)
@@ -76,4 +76,6 @@ class HierarchicalAELM(HierarchicalAutoencoder):
         return [bytes(row[row < BYTES.codebook_size].tolist()) for row in rows]
 
     def figures(self, batch: Batch) -> dict[str, Figure]:
+        from abstractinator.components.hierarchical.figures import figures_of  # imports matplotlib
+
         return figures_of(self, batch)

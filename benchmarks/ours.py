@@ -1,7 +1,9 @@
-"""Our own model at other sizes, in the proportions of the default preset."""
+"""Our own model beside the baselines: its option, and its settings at other sizes, in the proportions of the default
+preset."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 
 from abstractinator.components.hierarchical.code_expander import ExpanderConfig
@@ -12,11 +14,22 @@ from abstractinator.components.transformer import TransformerConfig
 from benchmarks.common import count_parameters
 from benchmarks.kinds.base import closest_width
 
+AUTOENCODER_FRACTION = 0.05  # of a training of minutes
 _DEFAULT = ModelConfig()
 (_LEVEL,) = _DEFAULT.levels
 _TABLES = (_LEVEL.expander, _DEFAULT.top_transformer_config)  # have one of n-grams
 _DEFAULT_WIDTH = _DEFAULT.top_transformer_config.transformer.width
 _Table = ExpanderConfig | TopTransformerConfig  # configurations with a table of n-grams
+
+
+def add_autoencoder_fraction(parser: argparse.ArgumentParser) -> None:
+    """The option of every benchmark that trains our own model in so much time."""
+    parser.add_argument(
+        "--autoencoder-fraction",
+        type=float,
+        default=AUTOENCODER_FRACTION,
+        help="of our training; see the settings of hier_ae",
+    )
 
 
 def sized_config(parameters: int) -> ModelConfig:
