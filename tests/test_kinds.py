@@ -29,7 +29,7 @@ from abstractinator import registry
 from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.models import load_model
 from abstractinator.cli import main as cli
-from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.experiment import ExperimentConfig, load_experiment
 from abstractinator.config.settings import build, to_dict
 from abstractinator.contract.capabilities import Generates, Reconstructs, Scores, Shows, require
 from abstractinator.contract.model import Batch
@@ -178,6 +178,19 @@ def test_a_setting_of_another_kind_is_refused(tmp_path: Path, capsys: Output) ->
     config = write_config(tmp_path / "config.py", experiment(tmp_path))
     said = one_line(capsys, ["train", "--config", config, "model.levels.0.entropy_model=None"])
     assert "unknown key `model.levels`: the kind bigram does not have it; valid keys here: kind, width\n" in said
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.width=5", "model.kind=silent"],
+        ['model={"kind":"bigram","width":5}', "model.kind=silent"],
+        ["model.width=5", "seed=1", "model.kind=bigram", "model.kind=silent"],
+    ],
+    ids=str,
+)
+def test_a_kind_may_stand_after_its_settings_and_the_last_one_counts(overrides: list[str]) -> None:
+    assert load_experiment(None, overrides).model == SilentConfig(width=5)
 
 
 def test_settings_of_a_kind_are_checked_by_the_kind(tmp_path: Path, capsys: Output) -> None:
