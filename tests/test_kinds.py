@@ -174,6 +174,31 @@ def test_an_unknown_kind_names_those_that_there_are(tmp_path: Path, capsys: Outp
     assert "model.kind must be one of hier_ae, " in said and "did you mean 'bigram'?" in said
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (
+            "tiny_kind:Nope",
+            "kind broken (tiny_kind:Nope) cannot be imported: module 'tiny_kind' has no attribute 'Nope'",
+        ),
+        ("tiny_kind", "kind broken (tiny_kind) cannot be imported: "),
+        ("tiny_kind:Sampler", "kind broken (tiny_kind:Sampler) cannot be imported: "),
+        ("no_python:Kind", "kind broken (no_python:Kind) cannot be imported: "),
+        ("too_old:Kind", "kind broken (too_old:Kind) cannot be imported: cannot import name 'nothing'"),
+        ("nowhere:Kind", "model.kind=broken needs a package that is not installed (No module named 'nowhere')"),
+        ("tiny_kind:Bigram", "kind broken (tiny_kind:Bigram) is the class of kind bigram"),
+    ],
+)
+def test_a_kind_that_cannot_be_imported(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, target: str, words: str
+) -> None:
+    (tmp_path / "no_python.py").write_text("class Kind(\n")
+    (tmp_path / "too_old.py").write_text("from math import nothing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.register("broken", target)
+    assert words in one_line(capsys, ["train", "--show", "model.kind=broken"])
+
+
 def test_a_setting_of_another_kind_is_refused(tmp_path: Path, capsys: Output) -> None:
     config = write_config(tmp_path / "config.py", experiment(tmp_path))
     said = one_line(capsys, ["train", "--config", config, "model.levels.0.entropy_model=None"])
