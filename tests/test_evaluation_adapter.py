@@ -22,6 +22,7 @@ from abstractinator.evaluation.model_lm import ModelLM
 
 hier_ae = get_model("hier_ae")
 SHAPE = "threshold-fixed"
+LETTERS = b"abcdefghijklmnopqrstuv"
 
 
 @pytest.fixture
@@ -156,6 +157,27 @@ def test_windows_score_each_byte_exactly_once(checkpoint: str, scoring: str, len
         position += len(window.continuation)
     (log_p,) = lm.loglikelihood_rolling(requests_of("loglikelihood_rolling", [(text.decode(),)]), disable_tqdm=True)
     assert log_p == pytest.approx(-sum(lm.score([window])[0].nll for window in windows), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("needed", "contexts"),
+    [
+        (0, [b"", b"", b""]),
+        (1, [b"", b"h", b"p"]),
+        (4, [b"", b"efgh", b"jklm", b"opqr"]),
+        (8, [b"", *(LETTERS[end - 8 : end] for end in range(8, 22))]),
+        (99, [b"", *(LETTERS[end - 8 : end] for end in range(8, 22))]),
+    ],
+)
+def test_a_window_has_the_context_that_the_likelihood_needs(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, needed: int, contexts: list[bytes]
+) -> None:
+    lm = hier_ae(checkpoint, device="cpu", max_length=8)
+    monkeypatch.setattr(HierarchicalAELM, "window_context", {"exact": needed})
+    windows = list(lm.windows(LETTERS))
+    assert [window.context for window in windows] == contexts
+    assert b"".join(window.continuation for window in windows) == LETTERS
+    assert all(LETTERS.find(window.context + window.continuation) >= 0 for window in windows)
 
 
 def test_texts_that_fit_are_scored_whole(lm: ModelLM) -> None:

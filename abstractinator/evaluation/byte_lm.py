@@ -167,14 +167,20 @@ class ByteLM(LM):
 
     # ---- passages ------------------------------------------------------------------------------------------
 
+    @property
+    def window_context(self) -> int:
+        """Bytes of context that a window from the middle of a text needs."""
+        return 1
+
     def windows(self, text: bytes) -> Iterator[Passage]:
-        """The text in windows of max_length bytes, the harness's own: the first after BOS, each other after the byte
-        before it, the last, being shorter, after as many bytes as fill it up.
+        """The text in windows of max_length bytes, the harness's own: the first after BOS, each other after
+        window_context bytes before it, or after max_length where that is less.
         """
-        for pair in get_rolling_token_windows(list(text), BYTES.bos, self.max_length, context_len=1):
+        needed = min(self.window_context, self.max_length)
+        for pair in get_rolling_token_windows(list(text), BYTES.bos, self.max_length, context_len=max(needed, 1)):
             before, window = make_disjoint_window(pair)
             begins = before == [BYTES.bos]
-            yield Passage(b"" if begins else bytes(before), bytes(window), begins)
+            yield Passage(b"" if begins else bytes(before[len(before) - needed :]), bytes(window), begins)
 
     def _fitted(self, context: bytes, continuation: bytes) -> Passage:
         """The passage, its context cut from the left where it is too long; one byte of it stays in any case."""
