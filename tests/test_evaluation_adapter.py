@@ -119,6 +119,33 @@ def test_batch_size_changes_nothing(checkpoint: str, scoring: str, batch_size: i
     assert [log_p for log_p, _ in found] == pytest.approx([log_p for log_p, _ in expected], abs=1e-3)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, "auto"])
+def test_batches_are_taken_without_a_look_at_the_rest(
+    lm: ModelLM, monkeypatch: pytest.MonkeyPatch, batch_size: int | str
+) -> None:
+    looks, sizes = [0], list[int]()
+
+    class Counted(Passage):
+        def __len__(self) -> int:
+            looks[0] += 1
+            return super().__len__()
+
+    def score(passages: Sequence[Passage]) -> list[Score]:
+        sizes.append(len(passages))
+        return [Score(1.0, False) for _ in passages]
+
+    monkeypatch.setattr(byte_lm, "Passage", Counted)
+    monkeypatch.setattr(lm, "score", score)
+    lm._batching = byte_lm._Batching.of(batch_size, None, torch.device("cpu"))
+    pairs = [("a" * (number // 30), f"{number:03}") for number in range(900)]
+    lm.loglikelihood(requests_of("loglikelihood", pairs), disable_tqdm=True)
+    assert sum(sizes) == 900 and looks[0] <= 2 * 900 + len(sizes)
+    lengths = [1 + len(context) + 3 for context, _ in reversed(pairs)]
+    for size in sizes[:-1]:
+        batch, lengths = lengths[:size], lengths[size:]
+        assert size == batch_size or sum(batch) <= 8192 < sum(batch) + lengths[0]
+
+
 def test_auto_halves_a_batch_that_does_not_fit(lm: ModelLM, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     score = lm.score

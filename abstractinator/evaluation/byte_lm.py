@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
@@ -46,14 +46,15 @@ class _Batching:
             raise ValueError(f"batch_size must be `auto` or a whole number of at least 1, not {batch_size!r}")
         return cls(int(batch_size), None)
 
-    def take(self, lengths: Sequence[int]) -> int:
-        """How many of the next passages, of these lengths, to take; at least one."""
-        total = 0
+    def take(self, lengths: Iterable[int]) -> int:
+        """How many of the next passages, of these lengths, to take; at least one, and no length is read beyond the
+        first that does not fit."""
+        number = total = 0
         for number, length in enumerate(lengths):
             total += length
             if number and (number == self.rows or (self.bytes is not None and total > self.bytes)):
                 return number
-        return len(lengths)
+        return number + 1
 
 
 class ByteLM(LM):
@@ -204,9 +205,9 @@ class ByteLM(LM):
         order = sorted(dict.fromkeys(passages), key=len, reverse=True)
         scores: dict[Passage, Score] = {}
         with self._progress(len(order), disable_tqdm) as progress:
-            while len(scores) < len(order):
-                rest = order[len(scores) :]
-                batch = rest[: self._batching.take([len(passage) for passage in rest])]
+            while (done := len(scores)) < len(order):
+                lengths = (len(order[index]) for index in range(done, len(order)))
+                batch = order[done : done + self._batching.take(lengths)]
                 try:
                     found = self.score(batch)
                 except torch.OutOfMemoryError:
