@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from abstractinator.components.kinds import DEFAULT, KINDS
+from abstractinator.messages import first_line
 
 if TYPE_CHECKING:
     from abstractinator.contract.model import Model
@@ -32,14 +33,23 @@ def names() -> list[str]:
 
 
 def class_of(name: str) -> type[Model]:
-    """The class of a kind. Raises ValueError for an unknown name, and ImportError where its package is missing."""
+    """The class of a kind. Raises ValueError for an unknown name and a target that cannot be imported, and
+    ModuleNotFoundError where its package is missing."""
     targets = _targets()
     if name not in targets:
         near = difflib.get_close_matches(name, targets, 1)
         advice = f"; did you mean '{near[0]}'?" if near else ""
         raise ValueError(f"model.kind must be one of {', '.join(targets)}, not {name!r}{advice}")
     module, _, attribute = targets[name].partition(":")
-    found: type[Model] = getattr(import_module(module), attribute)
+    try:
+        found: type[Model] = getattr(import_module(module), attribute)
+        kind = found.kind
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # the module may be of any origin, and raise any error
+        raise ValueError(f"kind {name} ({targets[name]}) cannot be imported: {first_line(error)}") from error
+    if kind != name:
+        raise ValueError(f"kind {name} ({targets[name]}) is the class of kind {kind}; use one name for both")
     return found
 
 

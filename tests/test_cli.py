@@ -19,6 +19,7 @@ from abstractinator import __version__
 from abstractinator.checkpoints.checkpoint_file import save_checkpoint
 from abstractinator.cli import main as cli
 from abstractinator.components.hierarchical import generation, hierarchical_aelm
+from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import to_dict
 
 SHAPE = "information"
@@ -94,6 +95,14 @@ def mistake(capsys: Output, arguments: list[str]) -> str:
         ("weight_decay=-0.1", ["weight_decay", "0 or more"]),
         ("warmup_steps=-1", ["warmup_steps", "0 or more"]),
         *((f"model.{name}=-1", [name, "0 or more"]) for name in LOSS_WEIGHTS),
+        ("pace=[]", ["pace is empty"]),
+        ("pace=[[0,0]]", ["stride of pace", "at least 1, not 0"]),
+        ("pace=[[0,2],[5,-1]]", ["stride of pace", "not -1"]),
+        ("pace=[[0,1e999]]", ["pace.0.1", "a number, not inf"]),
+        ("pace=[[-1,2]]", ["steps of pace", "0 or more, not -1"]),
+        ("pace=[[9,2],[4,3]]", ["steps of pace must ascend", "9, 4"]),
+        ("pace=[[4,2],[4,3]]", ["steps of pace must ascend", "4, 4"]),
+        ("pace=[[4]]", ["pace.0", "a list of 2"]),
         ("scheduler_type=cosin", ["cosin"]),
         ("data.path=nowhere", ["nowhere", "does not exist"]),
         ("resume_from_checkpoint=latest", ["latest", "checkpoint_step"]),
@@ -109,6 +118,28 @@ def test_a_mistake_in_a_training(tmp_path: Path, config: str, capsys: Output, ov
     (tmp_path / "rows.jsonl").write_text('{"body": "some text"}\n' * 9)
     message = mistake(capsys, ["train", "--config", config, override])
     assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("model.levels.0.compressor.quantizer.fsq_levels=[1000,1000,1000,1000]", "allocate"),
+        ("model.top_transformer_config.ngram_rows=10000000000000", "allocate"),
+        ("model.levels.0.compressor.quantizer.fsq_levels=[1000000,1000000,1000000,1000000]", "too big"),
+    ],
+)
+def test_a_model_that_does_not_fit(config: str, capsys: Output, override: str, reason: str) -> None:
+    message = mistake(capsys, ["train", "--config", config, override])
+    assert "cannot be built" in message and reason in message and message.endswith("lower the sizes in `model`")
+
+
+def test_a_training_that_does_not_fit(config: str, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(_: ExperimentConfig) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9.00 GiB")
+
+    monkeypatch.setattr("abstractinator.training.loop.train", train)
+    message = mistake(capsys, ["train", "--config", config])
+    assert "lower batch_size" in message and "gradient_accumulation_steps" in message
 
 
 def test_no_network_for_a_hub_corpus(config: str, capsys: Output) -> None:

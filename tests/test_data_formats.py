@@ -203,6 +203,7 @@ def parquet(content: pa.Table) -> bytes:
         ("a.tar", b"nothing", "not a readable tar file"),
         ("a.tar", shard()[:30_000], "not a readable tar file"),
         ("a.tar", tar({"a.png": b""}), "holds no text"),
+        ("a.tar", tar({"b.json": b"{"}), r"a\.tar, b\.json: not JSON"),
         ("a.parquet.gz", b"", "unpack it"),
     ],
 )

@@ -22,6 +22,7 @@ from abstractinator.evaluation.model_lm import ModelLM
 
 hier_ae = get_model("hier_ae")
 SHAPE = "threshold-fixed"
+LETTERS = b"abcdefghijklmnopqrstuv"
 
 
 @pytest.fixture
@@ -118,6 +119,33 @@ def test_batch_size_changes_nothing(checkpoint: str, scoring: str, batch_size: i
     assert [log_p for log_p, _ in found] == pytest.approx([log_p for log_p, _ in expected], abs=1e-3)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, "auto"])
+def test_batches_are_taken_without_a_look_at_the_rest(
+    lm: ModelLM, monkeypatch: pytest.MonkeyPatch, batch_size: int | str
+) -> None:
+    looks, sizes = [0], list[int]()
+
+    class Counted(Passage):
+        def __len__(self) -> int:
+            looks[0] += 1
+            return super().__len__()
+
+    def score(passages: Sequence[Passage]) -> list[Score]:
+        sizes.append(len(passages))
+        return [Score(1.0, False) for _ in passages]
+
+    monkeypatch.setattr(byte_lm, "Passage", Counted)
+    monkeypatch.setattr(lm, "score", score)
+    lm._batching = byte_lm._Batching.of(batch_size, None, torch.device("cpu"))
+    pairs = [("a" * (number // 30), f"{number:03}") for number in range(900)]
+    lm.loglikelihood(requests_of("loglikelihood", pairs), disable_tqdm=True)
+    assert sum(sizes) == 900 and looks[0] <= 2 * 900 + len(sizes)
+    lengths = [1 + len(context) + 3 for context, _ in reversed(pairs)]
+    for size in sizes[:-1]:
+        batch, lengths = lengths[:size], lengths[size:]
+        assert size == batch_size or sum(batch) <= 8192 < sum(batch) + lengths[0]
+
+
 def test_auto_halves_a_batch_that_does_not_fit(lm: ModelLM, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     score = lm.score
@@ -156,6 +184,27 @@ def test_windows_score_each_byte_exactly_once(checkpoint: str, scoring: str, len
         position += len(window.continuation)
     (log_p,) = lm.loglikelihood_rolling(requests_of("loglikelihood_rolling", [(text.decode(),)]), disable_tqdm=True)
     assert log_p == pytest.approx(-sum(lm.score([window])[0].nll for window in windows), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("needed", "contexts"),
+    [
+        (0, [b"", b"", b""]),
+        (1, [b"", b"h", b"p"]),
+        (4, [b"", b"efgh", b"jklm", b"opqr"]),
+        (8, [b"", *(LETTERS[end - 8 : end] for end in range(8, 22))]),
+        (99, [b"", *(LETTERS[end - 8 : end] for end in range(8, 22))]),
+    ],
+)
+def test_a_window_has_the_context_that_the_likelihood_needs(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, needed: int, contexts: list[bytes]
+) -> None:
+    lm = hier_ae(checkpoint, device="cpu", max_length=8)
+    monkeypatch.setattr(HierarchicalAELM, "window_context", {"exact": needed})
+    windows = list(lm.windows(LETTERS))
+    assert [window.context for window in windows] == contexts
+    assert b"".join(window.continuation for window in windows) == LETTERS
+    assert all(LETTERS.find(window.context + window.continuation) >= 0 for window in windows)
 
 
 def test_texts_that_fit_are_scored_whole(lm: ModelLM) -> None:

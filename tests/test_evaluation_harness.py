@@ -17,6 +17,7 @@ from typing import Any
 import lm_eval
 import pytest
 import torch
+from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 from tiny_evaluation import TASKS, model_of, save_tiny, write_tasks
 
@@ -246,6 +247,19 @@ def test_generation_that_a_task_cannot_have_is_refused_before_any_task_is_scored
     for names in ("tiny_text,tiny_until", "both"):
         assert cli.main(command(checkpoint, tasks, names)) == 2
         assert "task tiny_until: there is no generation argument `num_beams`" in capsys.readouterr().err
+
+
+def test_the_harness_is_left_as_it_was(checkpoint: str, tasks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, during = lm_eval.loggers.utils.get_git_commit_hash, []
+
+    def simple_evaluate(**_: object) -> None:
+        during.append(evaluator.get_git_commit_hash)
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(harness, "simple_evaluate", simple_evaluate)
+    assert evaluator.get_git_commit_hash is theirs
+    assert cli.main(command(checkpoint, tasks, "tiny_word")) == 2
+    assert during == [harness._git_commit] and evaluator.get_git_commit_hash is theirs
 
 
 def test_an_empty_context_is_continued(tmp_path: Path, checkpoint: str, tasks: str) -> None:

@@ -30,7 +30,7 @@ from abstractinator import registry
 from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.models import load_model
 from abstractinator.cli import main as cli
-from abstractinator.config.experiment import ExperimentConfig
+from abstractinator.config.experiment import ExperimentConfig, load_experiment
 from abstractinator.config.settings import build, to_dict
 from abstractinator.contract.capabilities import Generates, Reconstructs, Scores, Shows, require
 from abstractinator.contract.model import Batch, headline_parts
@@ -213,10 +213,48 @@ def test_an_unknown_kind_names_those_that_there_are(tmp_path: Path, capsys: Outp
     assert "model.kind must be one of hier_ae, " in said and "did you mean 'bigram'?" in said
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (
+            "tiny_kind:Nope",
+            "kind broken (tiny_kind:Nope) cannot be imported: module 'tiny_kind' has no attribute 'Nope'",
+        ),
+        ("tiny_kind", "kind broken (tiny_kind) cannot be imported: "),
+        ("tiny_kind:Sampler", "kind broken (tiny_kind:Sampler) cannot be imported: "),
+        ("no_python:Kind", "kind broken (no_python:Kind) cannot be imported: "),
+        ("too_old:Kind", "kind broken (too_old:Kind) cannot be imported: cannot import name 'nothing'"),
+        ("nowhere:Kind", "model.kind=broken needs a package that is not installed (No module named 'nowhere')"),
+        ("tiny_kind:Bigram", "kind broken (tiny_kind:Bigram) is the class of kind bigram"),
+    ],
+)
+def test_a_kind_that_cannot_be_imported(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, target: str, words: str
+) -> None:
+    (tmp_path / "no_python.py").write_text("class Kind(\n")
+    (tmp_path / "too_old.py").write_text("from math import nothing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.register("broken", target)
+    assert words in one_line(capsys, ["train", "--show", "model.kind=broken"])
+
+
 def test_a_setting_of_another_kind_is_refused(tmp_path: Path, capsys: Output) -> None:
     config = write_config(tmp_path / "config.py", experiment(tmp_path))
     said = one_line(capsys, ["train", "--config", config, "model.levels.0.entropy_model=None"])
     assert "unknown key `model.levels`: the kind bigram does not have it; valid keys here: kind, width\n" in said
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.width=5", "model.kind=silent"],
+        ['model={"kind":"bigram","width":5}', "model.kind=silent"],
+        ["model.width=5", "seed=1", "model.kind=bigram", "model.kind=silent"],
+    ],
+    ids=str,
+)
+def test_a_kind_may_stand_after_its_settings_and_the_last_one_counts(overrides: list[str]) -> None:
+    assert load_experiment(None, overrides).model == SilentConfig(width=5)
 
 
 def test_settings_of_a_kind_are_checked_by_the_kind(tmp_path: Path, capsys: Output) -> None:

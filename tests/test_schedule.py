@@ -89,6 +89,7 @@ def test_the_rates_are_those_of_transformers(
         (config_of("warmup_stable_decay", {"num_decay_steps": 0.5}), ["num_decay_steps", "0.5"]),
         (config_of("warmup_stable_decay", {"num_decay_steps": 3, "num_stable_steps": 9}), ["num_stable_steps"]),
         (config_of("warmup_stable_decay", {"num_decay_steps": 3, "decay_type": "no"}), ["decay_type", "linear"]),
+        (config_of("warmup_stable_decay", {"num_decay_steps": 3, "decay_type": [1]}), ["decay_type", "linear", "[1]"]),
         (config_of("cosine", {"min_lr_ratio": "two"}), ["min_lr_ratio", "two"]),
         (config_of("cosine", {}, warmup_steps=21), ["warmup_steps (21)", "20"]),
     ],

@@ -190,6 +190,35 @@ def test_overrides_are_put_over_the_file_and_leave_it_unchanged() -> None:
     assert raw == {"levels": [{"dim": 8}], "data": {"path": "x"}}
 
 
+KIND, SIZE, LEVELS = "levels.0.quantizer.kind=fsq", "levels.0.quantizer.codebook_size=9", "levels=[{'dim': 8}]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([LEVELS, KIND], Level(8, Quantizer("fsq"))),
+        ([KIND, LEVELS], Level(8)),
+        ([LEVELS, SIZE, KIND], Level(8, Quantizer("fsq", 9))),
+        ([SIZE, LEVELS, KIND], Level(8, Quantizer("fsq"))),
+        ([KIND, SIZE, KIND.replace("fsq", "vq")], Level(32, Quantizer("vq", 9))),
+        (
+            ["levels.0.quantizer={'kind': 'fsq', 'codebook_size': 9}", KIND.replace("fsq", "vq")],
+            Level(32, Quantizer("vq", 9)),
+        ),
+        (["levels.0.quantizer={'codebook_size': 9}", KIND], Level(32, Quantizer("fsq", 9))),
+    ],
+    ids=str,
+)
+def test_the_last_override_counts_for_a_kind_too(overrides: list[str], expected: Level) -> None:
+    assert override(*overrides).levels[0] == expected
+
+
+def test_a_group_given_as_a_whole_merges_over_the_default_of_its_field() -> None:
+    assert override("data.path=a", "data={'sizes': {'x': 1}}", "data.path=b").data == Data(
+        path="b", mix=(0.25, 0.75), sizes={"x": 1}
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("None", None), ("NONE", None), ("true", "true"), ("2024", "2024"), ("'7'", "7"), ("", "")],

@@ -44,10 +44,17 @@ def _train(options: argparse.Namespace) -> int:
         print(json.dumps(to_dict(config), indent=2))
         return 0
 
+    import torch
+
     from abstractinator.training.loop import Interrupted, train
 
     try:
         train(config)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            "the device ran out of memory: lower batch_size, and raise gradient_accumulation_steps to keep the rows "
+            "of a step"
+        ) from error
     except Interrupted as stop:
         print(f"abstractinator: {stop}", file=sys.stderr)
         return 128 + stop.signal_number

@@ -6,6 +6,7 @@ from a file and command-line overrides to a checked ExperimentConfig.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -105,8 +106,8 @@ class ExperimentConfig:
             raise ValueError(
                 f"project_name must be a plain name, as it becomes a folder in mlruns, not {self.project_name!r}"
             )
-        if self.pace is not None and not self.pace:
-            raise ValueError("pace is empty; give (step, stride) pairs, or None")
+        if self.pace is not None:
+            _check_pace(self.pace)
         for name in ("warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
@@ -125,6 +126,18 @@ _AT_LEAST_ONE = (
     "checkpoint_interval",
     "checkpoints_kept",
 )
+
+
+def _check_pace(pace: tuple[tuple[int, float], ...]) -> None:
+    """Raises ValueError for a pace that no training can follow."""
+    if not pace:
+        raise ValueError("pace is empty; give [step, stride] pairs, or None")
+    steps, strides = [step for step, _ in pace], [stride for _, stride in pace]
+    if steps != sorted(set(steps)) or steps[0] < 0:
+        raise ValueError(f"the steps of pace must ascend and be 0 or more, not {', '.join(map(str, steps))}")
+    for stride in strides:
+        if not 1 <= stride < math.inf:
+            raise ValueError(f"each stride of pace must be a finite number of at least 1, not {stride}")
 
 
 def is_plain_name(name: str) -> bool:

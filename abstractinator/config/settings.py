@@ -42,7 +42,8 @@ T = TypeVar("T")
 
 
 def apply_overrides(raw: dict[str, Any], overrides: list[str], schema: type) -> dict[str, Any]:
-    """A copy of `raw`, filled up with the schema's defaults, with each `key.sub=value` put over it in order.
+    """A copy of `raw`, filled up with the schema's defaults, with each `key.sub=value` put over it in order; a `kind`
+    comes before the other settings of its group.
 
     Numbers in a path are list indices: `parts.0.kind=name`. A value is read as a Python literal,
     `none`, `true` and `false` in any case, and anything else is text; where the schema wants text, what is
@@ -55,8 +56,24 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str], schema: type) -> 
         if not separator or not dotted.strip():
             raise ConfigError(f"'{override}' is not an override; write key=value or key.sub=value")
         pairs.append((dotted.strip().split("."), text.strip()))
-    for path, text in sorted(pairs, key=lambda pair: pair[0][-1] != "kind"):  # a kind decides which keys there are
+    for path, text in _kinds_first(pairs):
         _set(result, schema, path, text, schema)
+    return result
+
+
+def _kinds_first(pairs: list[tuple[list[str], str]]) -> list[tuple[list[str], str]]:
+    """The overrides in order, but each `kind`, which decides what keys its group has, before settings of that group. It
+    stays behind what replaces it: the group as a whole, a group above it, or the same `kind`."""
+    result: list[tuple[list[str], str]] = []
+    for path, text in pairs:
+        position = len(result)
+        if path[-1] == "kind":
+            group = path[:-1]
+            while position and path[: len(result[position - 1][0])] != result[position - 1][0]:
+                position -= 1
+            while position < len(result) and result[position][0][: len(group)] != group:
+                position += 1
+        result.insert(position, (path, text))
     return result
 
 
@@ -69,7 +86,8 @@ def _set(root: dict[str, Any], schema: type, path: list[str], text: str, hint: A
             value = _parse_value(text, hint)
             if slot == "kind" and value != container["kind"]:
                 _change_kind(container, outer, group, value, ".".join(path[:depth]))
-            container[slot] = value
+            default = None if group is None else _defaults(group).get(key)
+            container[slot] = _fill(hint, default, value)
             return
         below = container.get(slot) if isinstance(container, dict) else container[slot]
         if below is None and group_of(hint) is not None:  # an optional group that is off is switched on

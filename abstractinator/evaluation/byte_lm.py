@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
@@ -45,14 +45,15 @@ class _Batching:
             raise ValueError(f"batch_size must be `auto` or a whole number of at least 1, not {batch_size!r}")
         return cls(int(batch_size), None)
 
-    def take(self, lengths: Sequence[int]) -> int:
-        """How many of the next passages, of these lengths, to take; at least one."""
-        total = 0
+    def take(self, lengths: Iterable[int]) -> int:
+        """How many of the next passages, of these lengths, to take; at least one, and no length is read beyond the
+        first that does not fit."""
+        number = total = 0
         for number, length in enumerate(lengths):
             total += length
             if number and (number == self.rows or (self.bytes is not None and total > self.bytes)):
                 return number
-        return len(lengths)
+        return number + 1
 
 
 class ByteLM(LM):
@@ -166,14 +167,20 @@ class ByteLM(LM):
 
     # ---- passages ------------------------------------------------------------------------------------------
 
+    @property
+    def window_context(self) -> int:
+        """Bytes of context that a window from the middle of a text needs."""
+        return 1
+
     def windows(self, text: bytes) -> Iterator[Passage]:
-        """The text in windows of max_length bytes, the harness's own: the first after BOS, each other after the byte
-        before it, the last, being shorter, after as many bytes as fill it up.
+        """The text in windows of max_length bytes, the harness's own: the first after BOS, each other after
+        window_context bytes before it, or after max_length where that is less.
         """
-        for pair in get_rolling_token_windows(list(text), ByteTokenizer.BOS, self.max_length, context_len=1):
+        needed = min(self.window_context, self.max_length)
+        for pair in get_rolling_token_windows(list(text), ByteTokenizer.BOS, self.max_length, context_len=max(needed, 1)):
             before, window = make_disjoint_window(pair)
             begins = before == [ByteTokenizer.BOS]
-            yield Passage(b"" if begins else bytes(before), bytes(window), begins)
+            yield Passage(b"" if begins else bytes(before[len(before) - needed :]), bytes(window), begins)
 
     def _fitted(self, context: bytes, continuation: bytes) -> Passage:
         """The passage, its context cut from the left where it is too long; one byte of it stays in any case."""
@@ -197,9 +204,9 @@ class ByteLM(LM):
         order = sorted(dict.fromkeys(passages), key=len, reverse=True)
         scores: dict[Passage, Score] = {}
         with self._progress(len(order), disable_tqdm) as progress:
-            while len(scores) < len(order):
-                rest = order[len(scores) :]
-                batch = rest[: self._batching.take([len(passage) for passage in rest])]
+            while (done := len(scores)) < len(order):
+                lengths = (len(order[index]) for index in range(done, len(order)))
+                batch = order[done : done + self._batching.take(lengths)]
                 try:
                     found = self.score(batch)
                 except torch.OutOfMemoryError:

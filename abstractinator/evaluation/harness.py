@@ -7,8 +7,8 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any] | None:
         check_generation(tasks, gen_kwargs)
     tracker = EvaluationTracker(output_path=options.output_path)
     random_seed, numpy_seed, torch_seed, fewshot_seed = options.seeds
-    with redirect_stdout(sys.stderr):  # where what it says on the way belongs
+    with _silent_git(), redirect_stdout(sys.stderr):  # where what it says on the way belongs
         results = simple_evaluate(
             model=lm,
             model_args=model_args,
@@ -113,7 +113,15 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-evaluator.get_git_commit_hash = _git_commit  # the harness's own lets git print its error where there is no repository
+@contextmanager
+def _silent_git() -> Iterator[None]:
+    """Meanwhile the harness asks `_git_commit`: its own way lets git print its error where there is no repository."""
+    theirs = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = _git_commit
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = theirs
 
 
 def leave_other_processes() -> None:

@@ -6,7 +6,7 @@ lm_eval.simple_evaluate(model="KIND", model_args="checkpoint=checkpoints/checkpo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -81,11 +81,9 @@ class ModelLM(ByteLM):
         with self._precision():
             return require(self.model, Scores).score(passages, self.scoring)
 
-    def windows(self, text: bytes) -> Iterator[Passage]:
-        """As ByteLM has them, with as much context as the likelihood needs."""
-        needed = require(self.model, Scores).window_context[self.scoring]
-        for window in super().windows(text):
-            yield replace(window, context=window.context[len(window.context) - needed :] if needed else b"")
+    @property
+    def window_context(self) -> int:
+        return require(self.model, Scores).window_context[self.scoring]
 
     def write(self, prompts: list[bytes], config: GenerationConfig) -> list[bytes]:
         texts = [bytearray() for _ in prompts]

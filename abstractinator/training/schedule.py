@@ -86,7 +86,7 @@ def check_schedule(config: ExperimentConfig) -> None:
     decay = arguments.get("num_decay_steps", None if name == "warmup_stable_decay" else 0)
     if not isinstance(decay, int) or isinstance(decay, bool) or decay < 0:
         raise ConfigError(f"scheduler_specific_kwargs.num_decay_steps must be a whole number from 0 on, not {decay!r}")
-    if (shape := arguments.get("decay_type", "cosine")) not in _DECAYS:
+    if (shape := arguments.get("decay_type", "cosine")) not in list(_DECAYS):  # it may be unhashable
         raise ConfigError(f"scheduler_specific_kwargs.decay_type must be one of {', '.join(_DECAYS)}, not {shape!r}")
     lowest: Any = arguments.get("min_lr_ratio", 0.0)
     if not isinstance(lowest, int | float) or not 0 <= lowest <= 1:

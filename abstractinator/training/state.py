@@ -16,7 +16,7 @@ from abstractinator.checkpoints.checkpoint_folder import best_checkpoint
 from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.random_state import random_state, set_random_state
 from abstractinator.config.experiment import ExperimentConfig
-from abstractinator.config.settings import to_dict
+from abstractinator.config.settings import ConfigError, to_dict
 from abstractinator.contract.model import Batch, Model
 from abstractinator.data import ReadAhead
 from abstractinator.messages import first_line
@@ -180,6 +180,12 @@ def _reason(error: Exception) -> str:
 
 
 def new_model(config: ExperimentConfig, device: torch.device) -> Model:
-    """The model of the settings, initialised from config.seed. Raises ValueError where it cannot be built."""
+    """The model of the settings, initialised from config.seed. Raises ConfigError where it cannot be built."""
     torch.manual_seed(config.seed)
-    return registry.class_of(config.model.kind)(config.model).to(device)
+    try:
+        return registry.class_of(config.model.kind)(config.model).to(device)
+    except (RuntimeError, OverflowError) as error:  # above all, it does not fit into memory
+        raise ConfigError(
+            f"the model of these settings cannot be built ({first_line(error)}). If it is too large, lower the sizes "
+            "in `model`"
+        ) from error

@@ -65,7 +65,7 @@ def archive_units(name: str, source: Source, column: str) -> list[DocumentUnit]:
                 for info in archive:
                     end = info.offset_data + info.size
                     if info.isfile() and not _is_hidden(info.name):
-                        member = _member(archive, info)
+                        member = _member(archive, info, source)
                         found.append(member) if member else others.append(info.name)
         except tarfile.TarError as error:
             raise damaged(source.path, "tar", error) from None
@@ -85,7 +85,7 @@ def _is_cut_short(source: Source, end: int) -> bool:
     return source.path.stat().st_size < end or bool(header.strip(b"\0"))
 
 
-def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
+def _member(archive: tarfile.TarFile, info: tarfile.TarInfo, source: Source) -> Member | None:
     """What is read of a member; None where it is not text."""
     suffix = PurePosixPath(info.name).suffix.lower()
     if suffix not in suffixes.TEXT | suffixes.LINES | suffixes.DELIMITED | {".json"}:
@@ -95,9 +95,14 @@ def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
         data = _contents(archive, info).read()
         count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
     elif suffix == ".json":
-        content = parse_json(_contents(archive, info).read(), info.name)
+        content = parse_json(_contents(archive, info).read(), _place(source, info.name))
         count = len(content) if isinstance(content, list) else 1
     return Member(info.name, suffix, info.offset_data, info.size, count)
+
+
+def _place(source: Source, name: str) -> str:
+    """A member's place in the words of an error."""
+    return f"{source.path}, {name}"
 
 
 def _contents(archive: tarfile.TarFile, info: tarfile.TarInfo) -> BinaryIO:
@@ -136,7 +141,7 @@ def _grouped(name: str, source: Source, column: str, members: list[Member]) -> l
 
 
 def _texts(member: Member, data: bytes, unit: ArchiveUnit) -> list[bytes]:
-    where = f"{unit.source.path}, {member.name}"
+    where = _place(unit.source, member.name)
     if member.suffix == ".json":
         content = parse_json(data, where)
         records = content if isinstance(content, list) else [content]
