@@ -177,7 +177,9 @@ class ByteLM(LM):
         window_context bytes before it, or after max_length where that is less.
         """
         needed = min(self.window_context, self.max_length)
-        for pair in get_rolling_token_windows(list(text), ByteTokenizer.BOS, self.max_length, context_len=max(needed, 1)):
+        for pair in get_rolling_token_windows(
+            list(text), ByteTokenizer.BOS, self.max_length, context_len=max(needed, 1)
+        ):
             before, window = make_disjoint_window(pair)
             begins = before == [ByteTokenizer.BOS]
             yield Passage(b"" if begins else bytes(before[len(before) - needed :]), bytes(window), begins)
