@@ -116,6 +116,10 @@ def test_an_unknown_key_names_the_nearest(raw: dict[str, Any], words: list[str])
             "data.ratio must be a list of 2: a whole number, a number, not the list [1]",
         ),
         ({"data": {"sizes": {"x": "y"}}}, "data.sizes.x must be a whole number, not the text 'y'"),
+        (
+            {"data": {"sizes": {"x": 1 << 63}}},
+            "data.sizes.x must be a whole number, not 9223372036854775808, which has more than 64 bits",
+        ),
         ({"data": []}, "data must be a dict with keys among path, mix, ratio, sizes, not the list []"),
         (
             {"levels": [{"quantizer": {"kind": "fsqq"}}]},

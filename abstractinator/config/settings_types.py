@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+_BOUND = 1 << 63  # of whole numbers: torch takes none beyond
 _SCALARS: dict[Any, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -87,7 +88,7 @@ def fits(value: Any, kind: Any) -> bool:
     """Whether the outermost shape of `value` is that of `kind`."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
-        return is_number and (isinstance(value, int) or value.is_integer())
+        return is_number and abs(value) < _BOUND and (isinstance(value, int) or value.is_integer())
     if kind is float:
         return is_number and abs(value) <= sys.float_info.max  # neither nan nor inf: a log in JSON has none
     if dataclasses.is_dataclass(kind):
@@ -132,6 +133,8 @@ def shown(value: Any) -> str:
     """A given value for an error, cut to one line."""
     text = repr(value)
     text = text if len(text) <= 60 else text[:57] + "..."
+    if type(value) is int and abs(value) >= _BOUND:
+        text += ", which has more than 64 bits"
     names: dict[type, str] = {dict: "the dict", list: "the list", str: "the text"}
     return f"{names[type(value)]} {text}" if type(value) in names else text
 
