@@ -142,10 +142,11 @@ def test_a_setting_without_default_is_required() -> None:
 
 
 names = st.text(max_size=5)
+whole_numbers = st.integers(-(1 << 63) + 1, (1 << 63) - 1)
 levels = st.builds(
     Level,
     dim=st.integers(1, 20).map(lambda n: 8 * n),
-    quantizer=st.builds(Quantizer, kind=st.sampled_from(["vq", "fsq"]), codebook_size=st.integers()),
+    quantizer=st.builds(Quantizer, kind=st.sampled_from(["vq", "fsq"]), codebook_size=whole_numbers),
 )
 floats = st.floats(allow_nan=False, allow_infinity=False)
 literals = st.recursive(
@@ -157,15 +158,15 @@ experiments = st.builds(
     Experiment,
     run_name=names,
     learning_rate=floats,
-    max_steps=st.none() | st.integers(),
+    max_steps=st.none() | whole_numbers,
     resume=st.booleans(),
     levels=st.lists(levels, max_size=3),
     data=st.builds(
         Data,
         path=st.none() | names,
         mix=st.lists(floats, max_size=3).map(tuple),
-        ratio=st.tuples(st.integers(), floats),
-        sizes=st.dictionaries(names, st.integers(), max_size=2),
+        ratio=st.tuples(whole_numbers, floats),
+        sizes=st.dictionaries(names, whole_numbers, max_size=2),
     ),
     extra=st.none() | levels,
     kwargs=st.dictionaries(names, literals, max_size=3),

@@ -127,7 +127,7 @@ class Model(nn.Module, ABC):
     values are checked when it is made; a field with metadata `TRAINING_ONLY` says how it learns and not what it is, and
     may differ when a run is resumed. headline: the held-out metric that ranks checkpoints, the lowest is the best.
 
-    The constructor reads no values of tensors: before a checkpoint is loaded, it is called on the device `meta`.
+    The constructor reads no values that torch.nn.init sets: where a checkpoint is loaded, they are not set.
     """
 
     kind: ClassVar[str]
