@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,7 +143,8 @@ def test_a_training_that_does_not_fit(config: str, capsys: Output, monkeypatch: 
     assert "lower batch_size" in message and "gradient_accumulation_steps" in message
 
 
-def test_no_network_for_a_hub_corpus(config: str, capsys: Output) -> None:
+def test_no_network_for_a_hub_corpus(config: str, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between attempts
     message = mistake(capsys, ["train", "--config", config, "data.path=None", "data.dataset_name=someone/some-texts"])
     assert "someone/some-texts" in message
 

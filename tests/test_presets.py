@@ -32,7 +32,8 @@ def test_presets_have_as_many_levels_as_their_names_say(name: str, levels: int) 
 
 @pytest.mark.parametrize("path", [ROOT / "config.py", *PRESETS], ids=lambda path: path.stem)
 def test_a_preset_makes_a_training_step(path: Path) -> None:
-    config = load_experiment(path, [])
+    fewer = ["model.top_transformer_config.transformer.layers=2"] if path.stem == "fineweb_edu" else []  # of 16
+    config = load_experiment(path, fewer)
     torch.manual_seed(0)
     model = new_model(config, torch.device("cpu")).train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if "to_logits" in name}

@@ -8,6 +8,7 @@ distributed run reads the whole stream.
 
 import contextlib
 import json
+import logging
 import weakref
 from collections.abc import Generator, Iterator
 from hashlib import blake2b
@@ -34,6 +35,7 @@ def open_split(config: DataConfig, split: str) -> Any:
     datasets.disable_progress_bars()
     # It would warn at each resumption that its shuffle buffer is refilled; ours is empty by then.
     datasets.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt; the last is told below
     try:
         return datasets.load_dataset(config.dataset_name, config.dataset_config, split=split, streaming=True)
     except Exception as error:
