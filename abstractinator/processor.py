@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 _SPINS = "4000"
+_KERNELS = "128"
 
 
 def limit_spinning() -> None:
@@ -17,3 +18,12 @@ def limit_spinning() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+
+
+def limit_kernels() -> None:
+    """Keeps fewer matrix products that oneDNN has prepared, each for the shapes of its matrices.
+
+    By default it keeps 1,024. The number of segments differs from batch to batch, so hardly one is used again, and they
+    take a gigabyte. What the user has set stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)

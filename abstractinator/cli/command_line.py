@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from abstractinator import __version__
 from abstractinator.cli import evaluate, generate, info, train
-from abstractinator.processor import limit_spinning
+from abstractinator.processor import limit_kernels, limit_spinning
 
 _COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate, "info": info}
 
@@ -28,6 +28,7 @@ def run(arguments: list[str] | None) -> int:
     """Runs a subcommand and returns the exit status."""
     _open_standard_streams()
     limit_spinning()
+    limit_kernels()
     options = _options(parser(), arguments)
     _quiet_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
