@@ -16,8 +16,9 @@ from abstractinator.messages import first_line
 
 if TYPE_CHECKING:
     from abstractinator.contract.model import Model
+    from abstractinator.contract.tokenizer import Tokenizer
 
-__all__ = ["DEFAULT", "class_of", "config_of", "names", "register"]
+__all__ = ["DEFAULT", "class_of", "config_of", "names", "new_model", "register"]
 
 _registered: dict[str, str] = {}
 
@@ -51,6 +52,17 @@ def class_of(name: str) -> type[Model]:
     if kind != name:
         raise ValueError(f"kind {name} ({targets[name]}) is the class of kind {kind}; use one name for both")
     return found
+
+
+def new_model(config: Any, tokenizer: Tokenizer) -> Model:
+    """A model of the kind that `config` is of, on `tokenizer`. Raises ValueError for another than that of bytes where
+    the kind takes none."""
+    kind = class_of(config.kind)
+    if kind.takes_tokenizer:
+        return kind(config, tokenizer)
+    if tokenizer.source is not None:
+        raise ValueError(f"a model of kind {config.kind} reads bytes and takes no tokenizer; leave data.tokenizer out")
+    return kind(config)
 
 
 def config_of(name: str) -> Any:

@@ -137,13 +137,13 @@ def bits_per_byte(model: Model, rows: Tensor, batch_size: int) -> dict[str, floa
     for part in rows.split(batch_size):
         with autocast(rows.device, True):
             start = clock()
-            losses = model(Batch.of(part), phase)
+            losses = model(Batch.of(part, model.tokenizer), phase)
             seconds += clock() - start
         predicted += float(losses.parts["bits_per_byte_exact"].weight)
         for name in ("exact", "two_part"):
             if (mean := losses.parts.get(f"bits_per_byte_{name}")) is not None:
                 totals[name] = totals.get(name, 0.0) + float(mean.total)
-    every = int((rows < ByteTokenizer.BYTES).sum())
+    every = int((rows < ByteTokenizer.text_size).sum())
     return {
         "exact": totals["exact"] / max(predicted, 1.0),
         "two_part": totals["two_part"] / max(every, 1) if "two_part" in totals else None,

@@ -28,7 +28,7 @@ class ChanceLM(ByteLM):
         return [Score(len(passage.continuation) * math.log(CLASSES), False) for passage in passages]
 
     def write(self, prompts: list[bytes], config: GenerationConfig) -> list[bytes]:
-        sample, uniform = Sampler(config, self.device), Tensor(len(prompts), ByteTokenizer.BYTES).zero_()
+        sample, uniform = Sampler(config, self.device), Tensor(len(prompts), ByteTokenizer.text_size).zero_()
         columns = [sample(uniform).tolist() for _ in range(config.max_new_bytes)]
         written = [WrittenText(prompt, config) for prompt in prompts]
         for text, row in zip(written, zip(*columns, strict=True), strict=True):

@@ -145,7 +145,7 @@ class FlatByteTransformer(nn.Module):
         unscored = (targets == ByteTokenizer.BOS) | (targets == ByteTokenizer.PAD)
         logits = self.logits(rows[:, :-1])
         nats = F.cross_entropy(logits.flatten(0, 1), targets.masked_fill(unscored, IGNORED).flatten(), reduction="sum")
-        return nats, int((targets < ByteTokenizer.BYTES).sum())
+        return nats, int((targets < ByteTokenizer.text_size).sum())
 
     def logits(self, rows: Tensor) -> Tensor:
         """(B, N) byte ids → (B, N, 259) of the byte after each, fp32."""

@@ -92,7 +92,7 @@ class Suite:
         self.base["text"] = f"{corpus.fingerprint} {hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:12]}"
         self.base["code"] = code_fingerprint()
         self.base["machine"] = machine()
-        self.held_out_bytes = int((rows < ByteTokenizer.BYTES).sum())
+        self.held_out_bytes = int((rows < ByteTokenizer.text_size).sum())
         if not self.held_out_bytes:
             raise DataError(f"{options.held_out or 'the held-out part of the data'} has no bytes that could be scored")
         self.entries = [Entry(name, version_of(name)) for name in options.baselines]

@@ -132,7 +132,7 @@ def score(task: Task, corpus: Corpus, folder: Path) -> Result:
     found: Result = {**bits_per_byte(model, rows, base["batch_size"])}
     with torch.no_grad(), autocast(rows.device, True):
         positions = sum(positions_of(model, few) for few in rows.split(base["batch_size"]))
-    found["bytes_per_position"] = int((rows < ByteTokenizer.BYTES).sum()) / max(positions, 1)
+    found["bytes_per_position"] = int((rows < ByteTokenizer.text_size).sum()) / max(positions, 1)
     return found
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from abstractinator.contract.model import RowLayout
 from abstractinator.data import DataConfig, DataError, PackedRows, hub_corpus, open_corpus
 from abstractinator.data.document import Document
 
@@ -55,7 +56,7 @@ def test_rows_of_a_stream_resume() -> None:
     corpus = open_corpus(config())
 
     def rows() -> PackedRows:
-        return PackedRows(corpus, 32, seed=0, num_epochs=2, block_bytes=400)
+        return PackedRows(corpus, RowLayout(32), seed=0, num_epochs=2, block_bytes=400)
 
     whole = [row.tolist() for row in rows()]
     for stop in (5, 40, len(whole) - 3):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abstractinator.contract.byte_tokenizer import ByteTokenizer, text_to_bytes
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.contract.tokenizer import text_to_bytes
 from abstractinator.data import DataConfig
 
 TOKENIZER = ByteTokenizer()

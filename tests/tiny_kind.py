@@ -17,6 +17,7 @@ from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.contract.capabilities import Passage, Piece, Score
 from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.contract.model import Batch, Losses, Mean, Metric, Model, Phase, Sums
+from abstractinator.contract.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,23 @@ class Silent(Model):
     kind: ClassVar[str] = "silent"
     Config: ClassVar[type] = SilentConfig
     headline: ClassVar[str] = "bits"
+    takes_tokenizer: ClassVar[bool] = True
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.embedding = nn.Embedding(ByteTokenizer.vocab_size, config.width)
-        self.to_logits = nn.Linear(config.width, ByteTokenizer.vocab_size)
+    def __init__(self, config: Any, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__(config, tokenizer)
+        self.embedding = nn.Embedding(self.tokenizer.vocab_size, config.width)
+        self.to_logits = nn.Linear(config.width, self.tokenizer.vocab_size)
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("first", end=0.5), Phase("second"))
 
     def nll(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) → the sum of −log p of bytes after the first of a row, and how many they are."""
+        """(B, N) → the sum of −log p of tokens after the first of a row, and how many they are."""
         targets = ids[:, 1:].flatten()
         logits = self.to_logits(self.embedding(ids[:, :-1])).flatten(0, 1)
-        is_byte = targets < ByteTokenizer.BYTES
-        return F.cross_entropy(logits[is_byte], targets[is_byte], reduction="sum"), is_byte.sum()
+        is_text = targets < self.tokenizer.text_size
+        return F.cross_entropy(logits[is_text], targets[is_text], reduction="sum"), is_text.sum()
 
     def forward(self, batch: Batch, phase: str) -> Losses:
         total, count = self.nll(batch.ids)
@@ -77,6 +79,7 @@ class Silent(Model):
 class Bigram(Silent):
     kind: ClassVar[str] = "bigram"
     Config: ClassVar[type] = BigramConfig
+    takes_tokenizer: ClassVar[bool] = False
     scorings: ClassVar[tuple[str, ...]] = ("exact",)
     window_context: ClassVar[dict[str, int]] = {"exact": 1}
     modes: ClassVar[tuple[str, ...]] = ("bytes",)
@@ -92,7 +95,7 @@ class Bigram(Silent):
         sampler = Sampler(config, self.device)
         last = torch.tensor([prompt[-1] for prompt in prompts], device=self.device)
         for _ in range(config.max_new_bytes):
-            last = sampler(self.to_logits(self.embedding(last))[:, : ByteTokenizer.BYTES])
+            last = sampler(self.to_logits(self.embedding(last))[:, : ByteTokenizer.text_size])
             yield from (Piece(index, bytes([byte])) for index, byte in enumerate(last.tolist()))
 
     def _score(self, passage: Passage) -> Score:

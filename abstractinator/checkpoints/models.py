@@ -22,7 +22,9 @@ from abstractinator.checkpoints.checkpoint_file import load_checkpoint, map_chec
 from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
 from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.config.settings import build, to_dict
+from abstractinator.contract.file_tokenizer import tokenizer_of
 from abstractinator.contract.model import Model
+from abstractinator.contract.tokenizer import Tokenizer
 from abstractinator.messages import first_line
 
 # What may be computed and not saved, such as a table of positions.
@@ -83,9 +85,9 @@ def _refused(path: Path, payload: dict[str, Any]) -> Iterator[None]:
 
 def _builder(payload: dict[str, Any]) -> Callable[[], Model]:
     settings = payload["config"]["model"]
-    kind = registry.class_of(settings["kind"])
-    config: Any = build(kind.Config, settings)
-    return lambda: kind(config)
+    config: Any = build(registry.config_of(settings["kind"]), settings)
+    tokenizer = tokenizer_of(payload.get("tokenizer"))
+    return lambda: registry.new_model(config, tokenizer)
 
 
 def _built(new: Callable[[], Model], weights: Mapping[str, Tensor]) -> Model:
@@ -140,6 +142,20 @@ def _size(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int |
     if function is torch.arange:
         return sum(abs(bound) for bound in (*args[:2], kwargs.get("start", 0), kwargs.get("end", 0)))
     return math.prod(kwargs.get("size", args[0] if args and isinstance(args[0], Sequence) else args))
+
+
+def check_same_tokenizer(payload: dict[str, Any], tokenizer: Tokenizer, path: Path) -> None:
+    """Raises CheckpointError where a checkpoint was trained on other tokens."""
+    saved = payload.get("tokenizer")
+    if saved == tokenizer.source:
+        return
+    if saved is None:
+        advice = "it was trained on bytes; resume without data.tokenizer"
+    elif tokenizer.source is None:
+        advice = "it was trained on the tokens of a file; resume with the same file as data.tokenizer"
+    else:
+        advice = "it was trained on the tokens of another file; resume with that one as data.tokenizer"
+    raise CheckpointError(f"{path} does not fit the tokenizer: {advice}, or start a new run")
 
 
 def check_same_model(payload: dict[str, Any], model_config: Any, path: Path) -> None:

@@ -40,9 +40,9 @@ def add_command(commands: Commands) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     from abstractinator.checkpoints.models import load_model
-    from abstractinator.contract.byte_tokenizer import text_to_bytes
     from abstractinator.contract.capabilities import Generates, require
     from abstractinator.contract.generation_config import GenerationConfig
+    from abstractinator.contract.tokenizer import text_to_bytes
     from abstractinator.device import pick_device, prepare_processor
 
     prompt = sys.stdin.buffer.read() if options.prompt == "-" else text_to_bytes(options.prompt)

@@ -14,6 +14,7 @@ from abstractinator.contract.model import Batch, Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 C = TypeVar("C")
 
@@ -38,6 +39,17 @@ class Reconstructs(Protocol):
 
     def decode(self, latents: Latents) -> list[bytes]:
         """The most probable texts, from the latents alone."""
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """Texts to one vector each, and back. Consumer: the retrieval check."""
+
+    def embed(self, texts: Sequence[bytes]) -> Tensor:
+        """(B, d) a vector for each text. Raises ValueError for a text that is too long for one."""
+
+    def reconstruct(self, embeddings: Tensor) -> list[bytes]:
+        """The most probable texts, greedily, from their vectors (B, d) alone."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,13 @@ class Shows(Protocol):
         """matplotlib figures by name."""
 
 
-_VERBS = {Reconstructs: "reconstruct texts", Scores: "score texts", Generates: "generate text", Shows: "show figures"}
+_VERBS = {
+    Reconstructs: "reconstruct texts",
+    Embeds: "embed texts",
+    Scores: "score texts",
+    Generates: "generate text",
+    Shows: "show figures",
+}
 
 
 def require(model: Model, capability: type[C]) -> C:

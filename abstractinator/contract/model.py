@@ -9,16 +9,18 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.contract.tokenizer import Tokenizer
 
 Sums = dict[str, float | Tensor]
 """Additive quantities of held-out text, on the CPU: those of two batches are added key by key."""
 
+_BYTES = ByteTokenizer()
 # Named so here and in transformers; or one of a list of that name.
 _OUTPUT_LAYER = re.compile(r"(.*\.)?(to_logits|lm_head)(\.\d+)*")
 _SMALLEST_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of it at once
@@ -26,29 +28,40 @@ _SMALLEST_SIDE = 32  # an orthogonal update of a 384×9 matrix would move all of
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How documents become rows of token ids: each is BOS, its bytes, EOS; rows are cut from all of them end to end.
+    """How documents become rows of token ids.
 
-    length: N, token ids in a row.
+    length: N, token ids in a row. documents: "packed" ones are each BOS, text, EOS, and rows are cut from all of them
+    end to end; of "separate" ones each row has one text: BOS, at most N − 2 token ids, EOS, PAD …, and a longer
+    document becomes several rows. multiple_of: K, of packed documents; each is filled up with PAD, before its BOS, to a
+    multiple of K ids, so that it ends where a chunk of K ids ends.
     """
 
     length: int
+    documents: Literal["packed", "separate"] = "packed"
+    multiple_of: int = 1
 
     def __post_init__(self) -> None:
-        if self.length < 2:
-            raise ValueError(f"a row has at least 2 token ids, not {self.length}")
+        least = 2 if self.documents == "packed" else 3
+        if self.length < least:
+            raise ValueError(f"a row has at least {least} token ids, not {self.length}")
+        if self.multiple_of < 1 or self.length % self.multiple_of:
+            raise ValueError(
+                f"a row of {self.length} token ids does not divide into chunks of {self.multiple_of}; set "
+                f"sequence_length to a multiple of {self.multiple_of}"
+            )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """ids: (B, N) int64 token ids of the byte tokenizer, PAD at the ends of rows. bytes: raw bytes among them."""
+    """ids: (B, N) int64 token ids, PAD where the layout puts it. bytes: how many raw bytes they stand for."""
 
     ids: Tensor
     bytes: int
 
     @classmethod
-    def of(cls, ids: Tensor) -> Batch:
+    def of(cls, ids: Tensor, tokenizer: Tokenizer = _BYTES) -> Batch:
         """A batch of rows (B, N) on the CPU."""
-        return cls(ids, int((ids < ByteTokenizer.BYTES).sum()))
+        return cls(ids, tokenizer.count_bytes(ids))
 
     def pinned(self) -> Batch:
         """The same batch in memory from which a GPU copies by itself."""
@@ -127,16 +140,20 @@ class Model(nn.Module, ABC):
     values are checked when it is made; a field with metadata `TRAINING_ONLY` says how it learns and not what it is, and
     may differ when a run is resumed. headline: the held-out metric that ranks checkpoints, the lowest is the best.
 
+    takes_tokenizer: whether the constructor takes a tokenizer as its second argument. A kind that does not reads bytes.
+
     The constructor reads no values that torch.nn.init sets: where a checkpoint is loaded, they are not set.
     """
 
     kind: ClassVar[str]
     Config: ClassVar[type]
     headline: ClassVar[str]
+    takes_tokenizer: ClassVar[bool] = False
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, tokenizer: Tokenizer | None = None) -> None:
+        """tokenizer: of the ids in batches; None is that of bytes."""
         super().__init__()
-        self.config = config
+        self.config, self.tokenizer = config, tokenizer or _BYTES
 
     @property
     def device(self) -> torch.device:

@@ -13,6 +13,8 @@ from torch import LongTensor
 
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.contract.model import Batch, RowLayout
+from abstractinator.contract.tokenizer import Tokenizer
+from abstractinator.data.arrangement import arranged, arranged_length
 from abstractinator.data.corpus import Corpus
 from abstractinator.data.packed_rows import PackedRows
 
@@ -38,7 +40,7 @@ class TrainLoader:
 
     def _batches(self, rows: Iterator[LongTensor]) -> Iterator[Batch]:
         while batch := list(islice(rows, self._batch_size)):
-            yield Batch.of(torch.stack(batch))  # type: ignore[arg-type]
+            yield Batch.of(torch.stack(batch), self._rows.tokenizer)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         return self._rows.state_dict() if self._loaded is None else self._loaded
@@ -56,21 +58,29 @@ def train_loader(
     num_epochs: int | None = None,
     rank: int = 0,
     world_size: int = 1,
+    tokenizer: Tokenizer | None = None,
 ) -> TrainLoader:
-    """The batches of `num_epochs` epochs (None: without end), of which this rank trains every `world_size`-th row."""
-    return TrainLoader(PackedRows(corpus, layout.length, seed, num_epochs, rank, world_size), batch_size)
+    """The batches of `num_epochs` epochs (None: without end), of which this rank trains every `world_size`-th row.
+
+    tokenizer: None is that of bytes.
+    """
+    rows = PackedRows(corpus, layout, seed, num_epochs, rank, world_size, tokenizer=tokenizer)
+    return TrainLoader(rows, batch_size)
 
 
-def count_rows(corpus: Corpus, layout: RowLayout, num_epochs: int, seed: int) -> int:
+def count_rows(
+    corpus: Corpus, layout: RowLayout, num_epochs: int, seed: int, tokenizer: Tokenizer | None = None
+) -> int:
     """The rows of `num_epochs` epochs. Reads the text once, as sizes of files are not those of their text."""
-    tokens = sum(len(document) + 2 for document in corpus.train_documents(0, seed))  # BOS and EOS
+    ids = (tokenizer or ByteTokenizer()).text_ids
+    tokens = sum(arranged_length(len(ids(document)), layout) for document in corpus.train_documents(0, seed))
     return -(-num_epochs * tokens // layout.length)
 
 
-def rows_of(documents: list[bytes], layout: RowLayout) -> LongTensor:
-    """(B, N) byte ids: documents with BOS and EOS end to end, the last row filled up with PAD."""
-    tokenizer = ByteTokenizer()
-    stream = np.concatenate([tokenizer.encode(document, bos=True, eos=True) for document in documents])
-    rows = np.full((-(-len(stream) // layout.length), layout.length), ByteTokenizer.PAD, dtype=np.int64)
+def rows_of(documents: list[bytes], layout: RowLayout, tokenizer: Tokenizer | None = None) -> LongTensor:
+    """(B, N) token ids: documents as the layout arranges them, end to end, the last row filled up with PAD."""
+    tokenizer = tokenizer or ByteTokenizer()
+    stream = np.concatenate([arranged(document, layout, tokenizer) for document in documents])
+    rows = np.full((-(-len(stream) // layout.length), layout.length), tokenizer.PAD, dtype=np.int64)
     rows.reshape(-1)[: len(stream)] = stream
     return torch.from_numpy(rows)  # type: ignore[return-value]

@@ -43,6 +43,10 @@ class DataConfig:
     # The column that holds the text, in tables, jsonl and hub data; each row is a document.
     text_column_name: str = "text"
 
+    # A tokenizer.json of byte-level byte pairs (library `tokenizers`), for kinds of model that take one: rows then
+    # consist of its tokens, and checkpoints hold the file. None is bytes.
+    tokenizer: str | None = None
+
     # The share of the documents that is held out where the data come without a validation split.
     # A document is held out when the hash of its text falls below this share, so its side depends on
     # nothing else, and exact duplicates are on the same side.
@@ -60,6 +64,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.path == "":
             raise ValueError("path is empty; name a file or folder ('.' is the current one), or set path=None for none")
+        if self.tokenizer == "":
+            raise ValueError("tokenizer is empty; name a tokenizer.json, or set tokenizer=None for bytes")
         if self.dataset_name == "":
             raise ValueError("dataset_name is empty; name a data set of the hub, or set dataset_name=None for none")
         if self.path is not None and self.dataset_name is not None:

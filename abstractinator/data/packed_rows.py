@@ -1,11 +1,12 @@
-"""Documents packed into rows of tokens of one length, shuffled, exactly resumable.
+"""Documents as rows of tokens of one length, shuffled, exactly resumable.
 
-The documents of an epoch, each as BOS bytes EOS, are one long string of tokens (token_string.py), and the next epoch's
-follow at once; rows are cut from it one after the other. A document ends at its EOS and is otherwise interrupted only
-by the end of a row; the next row continues it. Neighbouring rows of a long document (a novel has a thousand rows) must
-not fill a batch: rows are cut into a block of about `block_bytes`, and the block's rows are yielded in an order
-shuffled by seed. A block ends when it is full or, at the latest, with the row in which an epoch ends. A saved position
-is the position in the string where the block begins and the number of rows yielded; resuming cuts that block again.
+The documents of an epoch, each as the layout arranges it, are one long string of tokens (token_string.py), and the next
+epoch's follow at once; rows are cut from it one after the other. A document ends at its EOS and is otherwise
+interrupted only by the end of a row; the next row continues it. Neighbouring rows of a long document (a novel has a
+thousand rows) must not fill a batch: rows are cut into a block of about `block_bytes`, and the block's rows are yielded
+in an order shuffled by seed. A block ends when it is full or, at the latest, with the row in which an epoch ends. A
+saved position is the position in the string where the block begins and the number of rows yielded; resuming cuts that
+block again.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ import torch
 from torch import LongTensor
 
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.contract.model import RowLayout
+from abstractinator.contract.tokenizer import Tokenizer
 from abstractinator.data.corpus import Corpus
 from abstractinator.data.token_string import Position, TokenString
 
@@ -38,9 +41,10 @@ class _Progress:
 
 
 class PackedRows:
-    """Rows of token ids, each a LongTensor of shape (row_length,), for `num_epochs` (None: without end).
+    """Rows of token ids, each a LongTensor of shape (layout.length,), for `num_epochs` (None: without end).
 
-    Every token of every epoch is in exactly one row. Only the very last row is padded, with PAD. Each rank of a
+    Every token of every epoch is in exactly one row. Only the very last row is filled up with PAD, apart from what the
+    layout puts there. Each rank of a
     distributed run yields every `world_size`-th row; the last round is completed with rows of PAD alone, so that all
     ranks yield the same number. An iterator starts at the beginning, or, once, at the position given to
     `load_state_dict`; one iterator is open at a time.
@@ -51,21 +55,22 @@ class PackedRows:
     def __init__(
         self,
         corpus: Corpus,
-        row_length: int,
+        layout: RowLayout,
         seed: int,
         num_epochs: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         block_bytes: int = BLOCK_BYTES,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
-        if row_length < 1 or block_bytes < 1 or seed < 0 or (num_epochs is not None and num_epochs < 1):
+        if block_bytes < 1 or seed < 0 or (num_epochs is not None and num_epochs < 1):
             raise ValueError(
-                f"row_length={row_length}, block_bytes={block_bytes} and num_epochs={num_epochs} must be at "
-                f"least 1, seed={seed} at least 0"
+                f"block_bytes={block_bytes} and num_epochs={num_epochs} must be at least 1, seed={seed} at least 0"
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} must be at least 0 and below world_size={world_size}")
-        self.corpus, self.row_length, self.seed, self.num_epochs = corpus, row_length, seed, num_epochs
+        self.corpus, self.layout, self.seed, self.num_epochs = corpus, layout, seed, num_epochs
+        self.tokenizer = tokenizer or ByteTokenizer()
         self.rank, self.world_size, self.block_bytes = rank, world_size, block_bytes
         self._progress = _Progress(block_epochs=num_epochs)
         self._loaded: _Progress | None = None
@@ -100,31 +105,32 @@ class PackedRows:
             self._progress = _Progress(
                 last.block_position, last.block_first_row, self._round_end(row), last.block_epochs
             )
-            yield torch.full((self.row_length,), ByteTokenizer.PAD)  # type: ignore[misc]
+            yield torch.full((self.layout.length,), self.tokenizer.PAD)  # type: ignore[misc]
 
     def _tokens(self, position: Position, num_epochs: int | None) -> TokenString:
-        return TokenString(self.corpus, self.seed, num_epochs, position)
+        return TokenString(self.corpus, self.layout, self.seed, num_epochs, position, self.tokenizer)
 
     def _round_end(self, row: int) -> int:
         """The first row after the round in which this rank yields `row`."""
         return row - self.rank + self.world_size
 
     def _cut_block(self, tokens: TokenString) -> np.ndarray | None:
-        """The next rows in the order of the string, (rows, row_length) int64; None after the last."""
-        rows = max(1, self.block_bytes // self.row_length)
-        flat = np.empty(rows * self.row_length, dtype=np.int64)
+        """The next rows in the order of the string, (rows, length) int64; None after the last."""
+        length = self.layout.length
+        rows = max(1, self.block_bytes // length)
+        flat = np.empty(rows * length, dtype=np.int64)
         filled = tokens.fill(flat)
         if 0 < filled < len(flat):  # an epoch ended: complete the row with the next one's tokens
-            row_end = -(-filled // self.row_length) * self.row_length
+            row_end = -(-filled // length) * length
             while filled < row_end and (taken := tokens.fill(flat[filled:row_end])):
                 filled += taken
-            flat[filled:row_end] = ByteTokenizer.PAD
+            flat[filled:row_end] = self.tokenizer.PAD
             flat = flat[:row_end]
-        return flat.reshape(-1, self.row_length) if filled else None
+        return flat.reshape(-1, length) if filled else None
 
     def _row_order(self, block: np.ndarray, first_row: int) -> np.ndarray:
         """The order in which a block's rows are yielded; a padded row stays the last."""
-        padded = int(block[-1, -1] == ByteTokenizer.PAD)
+        padded = int(block[-1, -1] == self.tokenizer.PAD)
         order = np.random.default_rng([self.seed, first_row]).permutation(len(block) - padded)
         return np.append(order, len(block) - 1) if padded else order
 
@@ -139,7 +145,7 @@ class PackedRows:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next iterator continue at `state`, with the rows that would have followed.
 
-        Raises ValueError for a state of another corpus, row length, seed or block size.
+        Raises ValueError for a state of another corpus, layout, tokenizer, seed or block size.
         """
         if missing := [key for key in self.state_dict() if key not in state]:
             raise ValueError(f"not a position of PackedRows: {', '.join(missing)} missing")
@@ -159,7 +165,10 @@ class PackedRows:
         return {
             **self.corpus.settings,
             "corpus_fingerprint": self.corpus.fingerprint,
-            "row_length": self.row_length,
+            "row_length": self.layout.length,
+            "documents": self.layout.documents,
+            "multiple_of": self.layout.multiple_of,
             "seed": self.seed,
             "block_bytes": self.block_bytes,
+            "tokenizer": self.tokenizer.digest,
         }

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
+from abstractinator.contract.model import RowLayout
+from abstractinator.contract.tokenizer import Tokenizer
+from abstractinator.data.arrangement import arranged
 from abstractinator.data.corpus import Corpus
 from abstractinator.data.data_config import DataError
 
@@ -16,14 +19,23 @@ class Position:
 
     epoch: int = 0
     document: Any = None  # the document's position, as its DocumentStream gave it; None: the epoch's first
-    token: int = 0  # tokens of the document (BOS bytes EOS) before the position
+    token: int = 0  # ids of the document, as it is arranged, before the position
 
 
 class TokenString:
-    """The tokens from `start` to the end of epoch `num_epochs - 1`: each document as BOS bytes EOS."""
+    """The tokens from `start` to the end of epoch `num_epochs - 1`: each document as `layout` arranges it."""
 
-    def __init__(self, corpus: Corpus, seed: int, num_epochs: int | None, start: Position) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        layout: RowLayout,
+        seed: int,
+        num_epochs: int | None,
+        start: Position,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         self._corpus, self._seed, self.num_epochs = corpus, seed, num_epochs
+        self._layout, self._tokenizer = layout, tokenizer or ByteTokenizer()
         self._open_epoch(start.epoch, start.document)
         if start.token:
             self._open_document()
@@ -31,7 +43,7 @@ class TokenString:
 
     def position(self) -> Position:
         """The position of the next token."""
-        if self._used < self._length:
+        if self._used < len(self._tokens):
             return Position(self._epoch, self._document, self._used)
         return Position(self._epoch, self._stream.position(), 0)
 
@@ -39,7 +51,7 @@ class TokenString:
         """Whether there is no further token. Raises DataError when an epoch has no documents."""
         if self.num_epochs is not None and self._epoch >= self.num_epochs:
             return True
-        while self._used == self._length and not self._open_document():
+        while self._used == len(self._tokens) and not self._open_document():
             if not self._has_documents:
                 raise DataError(f"{self._corpus.name} has no documents to train on; all are held out or empty")
             if self._epoch + 1 == self.num_epochs:
@@ -59,29 +71,18 @@ class TokenString:
                 if filled:
                     break
                 epoch = self._epoch
-            count = min(self._length - self._used, len(target) - filled)
-            self._write(target[filled : filled + count])
+            count = min(len(self._tokens) - self._used, len(target) - filled)
+            target[filled : filled + count] = self._tokens[self._used : self._used + count]
             filled += count
             self._used += count
         return filled
-
-    def _write(self, target: np.ndarray) -> None:
-        """The open document's next tokens, as many as `target` holds."""
-        first, last = self._used, self._used + len(target) - 1
-        has_bos, has_eos = first == 0, last == self._length - 1
-        text = np.frombuffer(self._text, dtype=np.uint8)
-        target[int(has_bos) : len(target) - has_eos] = text[max(0, first - 1) : last - has_eos]
-        if has_bos:
-            target[0] = ByteTokenizer.BOS
-        if has_eos:
-            target[-1] = ByteTokenizer.EOS
 
     def _open_epoch(self, epoch: int, document: Any) -> None:
         self._epoch = epoch
         self._stream = self._corpus.train_documents(epoch, self._seed, document)
         self._has_documents = document is not None  # one was read before this position
-        self._text = b""  # the open document
-        self._length = self._used = 0  # its tokens, and those of them before the next token
+        self._tokens = np.zeros(0, dtype=np.uint16)  # of the open document
+        self._used = 0  # those of them before the next token
         self._document: Any = None  # the open document's position
 
     def _open_document(self) -> bool:
@@ -91,5 +92,5 @@ class TokenString:
         if text is None:
             return False
         self._document, self._has_documents = position, True
-        self._text, self._length, self._used = text, len(text) + 2, 0
+        self._tokens, self._used = arranged(text, self._layout, self._tokenizer), 0
         return True

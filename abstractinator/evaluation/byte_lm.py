@@ -17,9 +17,10 @@ from lm_eval.models.utils import Collator
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from abstractinator.contract.byte_tokenizer import ByteTokenizer, text_to_bytes
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.contract.capabilities import Passage, Score
 from abstractinator.contract.generation_config import GenerationConfig
+from abstractinator.contract.tokenizer import text_to_bytes
 from abstractinator.device import pick_device
 from abstractinator.evaluation.generation_requests import generation_request
 from abstractinator.evaluation.model_args import parse_model_args

@@ -33,7 +33,7 @@ def evaluate_held_out(
     with at_rest(model):
         for index in tqdm(order, desc="measuring", unit="batch", leave=False, delay=2.0, mininterval=1.0):
             with autocast(model.device, mixed_precision):
-                measured = model.measure(Batch.of(parts[index]).to(model.device), generator)
+                measured = model.measure(Batch.of(parts[index], model.tokenizer).to(model.device), generator)
             for name, value in measured.items():
                 sums[name] = sums[name] + value if name in sums else value
             if seconds is not None and time.monotonic() - start > max(seconds, LEAST_SECONDS):

@@ -24,11 +24,12 @@ from abstractinator.checkpoints.checkpoint_folder import (
     remove_old_checkpoints,
 )
 from abstractinator.checkpoints.errors import CheckpointError
-from abstractinator.checkpoints.models import check_same_model, check_weights
+from abstractinator.checkpoints.models import check_same_model, check_same_tokenizer, check_weights
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import ConfigError, to_dict
-from abstractinator.contract.model import Batch, Metric, Model, headline_parts
+from abstractinator.contract.model import Batch, Metric, Model, RowLayout, headline_parts
 from abstractinator.data import Corpus, ReadAhead, count_rows, open_corpus, rows_of, train_loader
+from abstractinator.data.tokenizers import open_tokenizer
 from abstractinator.device import has_bfloat16, peak_memory_bytes, pick_device, prepare_processor
 from abstractinator.evaluation.held_out import evaluate_held_out
 from abstractinator.tracking import TRACKING_FOLDER, Tracker, start_tracking, ui_command
@@ -68,10 +69,13 @@ def train(config: ExperimentConfig) -> report.Summary:
     # Wrong settings are reported before the text is opened, which can take long.
     check_schedule(config)
     payload = load_checkpoint(resume_from) if resume_from is not None else None
+    tokenizer = open_tokenizer(config.data.tokenizer)
     if payload is not None and resume_from is not None:
         check_same_model(payload, config.model, resume_from)
+        check_same_tokenizer(payload, tokenizer, resume_from)
         check_weights(payload, resume_from)
-    model = new_model(config, device)
+    model = new_model(config, device, tokenizer)
+    _layout(config, model)
     check_writable(folder)
     with lock(folder):
         corpus = open_corpus(config.data, exclude=(folder, Path(TRACKING_FOLDER)))
@@ -88,14 +92,22 @@ def train(config: ExperimentConfig) -> report.Summary:
 
 def _begin(config: ExperimentConfig, model: Model, corpus: Corpus) -> tuple[RunState, Tensor]:
     """A new run and its held-out rows (B, N)."""
-    layout = model.layout(config.sequence_length)
-    batches = train_loader(corpus, layout, config.batch_size, config.seed, config.num_epochs)
+    layout = _layout(config, model)
+    batches = train_loader(corpus, layout, config.batch_size, config.seed, config.num_epochs, tokenizer=model.tokenizer)
     loader = ReadAhead(batches, pinned=model.device.type == "cuda")
     random_state = torch.get_rng_state()  # initialisation and training share one random stream
     state = RunState.begin(config, model, loader, _planned_steps(config, model, corpus))
-    held_out = rows_of(corpus.validation_documents(), layout)
+    held_out = rows_of(corpus.validation_documents(), layout, model.tokenizer)
     torch.set_rng_state(random_state)
     return state, held_out
+
+
+def _layout(config: ExperimentConfig, model: Model) -> RowLayout:
+    """The rows that the model learns from. Raises ConfigError for a sequence_length that does not suit it."""
+    try:
+        return model.layout(config.sequence_length)
+    except ValueError as error:
+        raise ConfigError(f"sequence_length={config.sequence_length}: {error}") from error
 
 
 def _planned_steps(config: ExperimentConfig, model: Model, corpus: Corpus) -> int:
@@ -104,7 +116,7 @@ def _planned_steps(config: ExperimentConfig, model: Model, corpus: Corpus) -> in
     if config.num_epochs is None or corpus.size_bytes is None:
         return int(most)
     print("counting the text of an epoch", flush=True)
-    rows = count_rows(corpus, model.layout(config.sequence_length), config.num_epochs, config.seed)
+    rows = count_rows(corpus, _layout(config, model), config.num_epochs, config.seed, model.tokenizer)
     return int(min(most, max(1, math.ceil(rows / (config.batch_size * config.gradient_accumulation_steps)))))
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from abstractinator.atomic_file import atomic_write
 from abstractinator.config.experiment import ExperimentConfig
-from abstractinator.contract.byte_tokenizer import ByteTokenizer, text_to_bytes
 from abstractinator.contract.capabilities import Generates, Reconstructs, Shows
 from abstractinator.contract.model import Batch, Metric, Model, headline_parts
+from abstractinator.contract.tokenizer import text_to_bytes
 from abstractinator.evaluation.at_rest import at_rest
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def figures(model: Model, held_out: Tensor, history: list[tuple[int, dict[str, f
     made: dict[str, Figure] = {}
     if isinstance(model, Shows):
         with at_rest(model):
-            made |= model.figures(Batch.of(held_out[:_ROWS_IN_FIGURES]).to(model.device))
+            made |= model.figures(Batch.of(held_out[:_ROWS_IN_FIGURES], model.tokenizer).to(model.device))
     parts = dict.fromkeys(name for _, means in history for name in means if name != "loss")
     if names := headline_parts(parts):
         series = {name: [means.get(name, float("nan")) for _, means in history] for name in names}
@@ -91,7 +91,7 @@ def reconstruction(model: Model, held_out: Tensor) -> str:
     """A stretch of held-out text beside its reconstruction from the latents alone; empty for a kind without them."""
     if not isinstance(model, Reconstructs):
         return ""
-    text = ByteTokenizer().decode(held_out[len(held_out) // 2, :_RECONSTRUCTED_BYTES].numpy())
+    text = model.tokenizer.decode(held_out[len(held_out) // 2, :_RECONSTRUCTED_BYTES].numpy())
     with at_rest(model):
         latents = model.encode([text])
         (restored,) = model.decode(latents)

@@ -17,7 +17,9 @@ from abstractinator.checkpoints.errors import CheckpointError
 from abstractinator.checkpoints.random_state import random_state, set_random_state
 from abstractinator.config.experiment import ExperimentConfig
 from abstractinator.config.settings import ConfigError, to_dict
+from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.contract.model import Batch, Model
+from abstractinator.contract.tokenizer import Tokenizer
 from abstractinator.data import ReadAhead
 from abstractinator.messages import first_line
 from abstractinator.training.clock import Clock
@@ -111,6 +113,7 @@ class RunState:
             "version": __version__,
             "kind": self.model.kind,
             "config": to_dict(self.config),
+            "tokenizer": self.model.tokenizer.source,
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "loader": self.loader.state_dict(),
@@ -179,11 +182,12 @@ def _reason(error: Exception) -> str:
     return f"it lacks the entry {error}" if isinstance(error, KeyError) else first_line(error)
 
 
-def new_model(config: ExperimentConfig, device: torch.device) -> Model:
-    """The model of the settings, initialised from config.seed. Raises ConfigError where it cannot be built."""
+def new_model(config: ExperimentConfig, device: torch.device, tokenizer: Tokenizer | None = None) -> Model:
+    """The model of the settings, initialised from config.seed. tokenizer: that of config.data; None is that of bytes.
+    Raises ConfigError where it cannot be built, ValueError for a kind that does not take the tokenizer."""
     torch.manual_seed(config.seed)
     try:
-        return registry.class_of(config.model.kind)(config.model).to(device)
+        return registry.new_model(config.model, tokenizer or ByteTokenizer()).to(device)
     except (RuntimeError, OverflowError) as error:  # above all, it does not fit into memory
         raise ConfigError(
             f"the model of these settings cannot be built ({first_line(error)}). If it is too large, lower the sizes "

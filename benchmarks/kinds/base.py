@@ -131,7 +131,7 @@ def read_tokens(rows: Tensor) -> int:
 
 def predicted_bytes(rows: Tensor) -> int:
     """How many bytes of (B, N) are predicted: all but a row's first token."""
-    return int((rows[:, 1:] < ByteTokenizer.BYTES).sum())
+    return int((rows[:, 1:] < ByteTokenizer.text_size).sum())
 
 
 def targets_of(rows: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class ByteSampler:
         self._sample = Sampler(config, device)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return self._sample(logits[:, : ByteTokenizer.BYTES].float())
+        return self._sample(logits[:, : ByteTokenizer.text_size].float())
 
 
 def as_bytes(values: Tensor) -> list[bytes]:

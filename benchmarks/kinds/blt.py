@@ -134,7 +134,7 @@ def _space_like(rows: Tensor) -> Tensor:
     """(B, N) whether each token is no letter, digit or part of a character of several bytes."""
     letter = ((rows | 32) >= ord("a")) & ((rows | 32) <= ord("z"))
     digit = (rows >= ord("0")) & (rows <= ord("9"))
-    return ~(letter | digit | ((rows >= 128) & (rows < ByteTokenizer.BYTES)))
+    return ~(letter | digit | ((rows >= 128) & (rows < ByteTokenizer.text_size)))
 
 
 def patch_lengths(rows: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class BpeLlama(Baseline):
         special = {ByteTokenizer.BOS: self.tokens, ByteTokenizer.EOS: self.tokens + 1}
         row = [token for token in row if token != ByteTokenizer.PAD]
         out = []
-        for is_byte, run in groupby(enumerate(row), key=lambda item: (item[0] == 0, item[1] < ByteTokenizer.BYTES)):
+        for is_byte, run in groupby(enumerate(row), key=lambda item: (item[0] == 0, item[1] < ByteTokenizer.text_size)):
             values = [token for _, token in run]
             out += self._of_bytes(bytes(values)) if is_byte[1] else [special[token] for token in values]
         return out

@@ -15,7 +15,7 @@ from abstractinator.contract.generation_config import GenerationConfig
 from benchmarks.flat_transformer import FlatByteTransformer, FlatConfig, flat_config
 from benchmarks.kinds.base import Baseline, ByteSampler, Setting, as_bytes, prompt_rows, read_tokens
 
-_FOLLOWING = [*range(ByteTokenizer.BYTES), ByteTokenizer.EOS]  # of its classes, those that follow a byte
+_FOLLOWING = [*range(ByteTokenizer.text_size), ByteTokenizer.EOS]  # of its classes, those that follow a byte
 
 
 class Flat(Baseline):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from abstractinator.contract.byte_tokenizer import text_to_bytes
+from abstractinator.contract.tokenizer import text_to_bytes
 from abstractinator.data.data_config import DataError
 from abstractinator.data.formats.errors import missing_column
 from abstractinator.data.formats.source import Source, with_line_ends

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from abstractinator.contract.byte_tokenizer import text_to_bytes
+from abstractinator.contract.tokenizer import text_to_bytes
 from abstractinator.data.data_config import DataError
 from abstractinator.data.formats.errors import COLUMN_HINT, missing_column
 
