@@ -143,5 +143,6 @@ def _text_of(line: str, path: Path, number: int) -> bytes:
         return entry["text"].encode() if "text" in entry else base64.b64decode(entry["base64"], validate=True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}, line {number}: not a JSON object with `text` or `base64`; make a test set by abstractinator testset"
+            f"{path}, line {number}: not a JSON object with `text` or `base64`; make a test set by abstractinator "
+            "testset"
         ) from error
