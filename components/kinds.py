@@ -1,4 +1,8 @@
 """The kinds of model in this folder: name → module and class, imported only when one is used."""
 
-KINDS = {"hier_ae": "abstractinator.components.hierarchical.hierarchical_aelm:HierarchicalAELM"}
+KINDS = {
+    "hier_ae": "abstractinator.components.hierarchical.hierarchical_aelm:HierarchicalAELM",
+    "calm": "abstractinator.components.calm.calm:CALM",
+    "calm_discrete": "abstractinator.components.calm.calm_discrete:CALMDiscrete",
+}
 DEFAULT = "hier_ae"
