@@ -27,6 +27,7 @@ LAYERS = (
     "abstractinator.data",
     "abstractinator.registry",
     "abstractinator.components.hierarchical",
+    "abstractinator.components.calm",
     "abstractinator.components.incremental",
     "abstractinator.components.bottlenecks",
     "abstractinator.components",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from abstractinator.components.calm.chunk_autoencoder import ChunkAutoencoder, Posterior
 from abstractinator.components.calm.chunk_transformer import ChunkTransformer
-from abstractinator.components.calm.chunks import Chunks, after_bos, chunk_layout, chunks_of, fill_before
+from abstractinator.components.calm.chunks import Chunks, after_bos, chunks_of, fill_before
 from abstractinator.components.calm.config import CALMConfig
 from abstractinator.components.calm.energy_head import EnergyHead, energy_loss
 from abstractinator.components.calm.generation import stream_chunks
@@ -54,7 +54,7 @@ class CALM(Model):
         self.head = EnergyHead(config.head, width, latent_width)
 
     def layout(self, length: int) -> RowLayout:
-        return chunk_layout(length, self.config.chunk_size)
+        return RowLayout(length, multiple_of=self.config.chunk_size)
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase(AUTOENCODER, self.config.autoencoder_fraction, cost=1.0), Phase(LANGUAGE_MODEL, cost=3.0))
@@ -96,7 +96,7 @@ class CALM(Model):
         samples = self.head(hidden, self.head.noise(config.samples, len(hidden), hidden.device, generator))
         return {
             "bytes": batch.bytes,
-            "wrong_bytes": count_bytes(chunks.ids[wrong]),
+            "wrong_bytes": count_bytes(chunks.ids[wrong].cpu()),
             "chunks": len(chunks.ids),
             "wrong_chunks": int(wrong.any(-1).sum()),
             "nll": float(self.autoencoder.nll(posterior.mean, chunks.ids).double().sum()),

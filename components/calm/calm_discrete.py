@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abstractinator.components.calm.chunk_transformer import ChunkTransformer
-from abstractinator.components.calm.chunks import Chunks, after_bos, chunk_layout, chunks_of
+from abstractinator.components.calm.chunks import Chunks, after_bos, chunks_of
 from abstractinator.components.calm.config import CALMDiscreteConfig
 from abstractinator.components.calm.generation import stream_chunks
 from abstractinator.components.calm.token_chunks import MODES, TokenChunks, with_mode
@@ -51,7 +51,7 @@ class CALMDiscrete(Model):
         self.head = ChunkTokenHead(config.head, config.chunk_size, width, self.tokenizer)
 
     def layout(self, length: int) -> RowLayout:
-        return chunk_layout(length, self.config.chunk_size)
+        return RowLayout(length, multiple_of=self.config.chunk_size)
 
     def logits(self, chunks: Chunks) -> Tensor:
         """(S, K, V): of each token, from the chunks and the tokens of its own chunk before it."""
@@ -65,7 +65,7 @@ class CALMDiscrete(Model):
         scored[chunks.packing.positions == 0, 0] = False  # nothing is known of a text from the middle before it begins
         targets = chunks.ids[scored]
         nll = F.cross_entropy(self.logits(chunks)[scored], targets, reduction="sum")
-        return nll, torch.tensor(float(self.tokenizer.count_bytes(targets)), device=nll.device)
+        return nll, torch.tensor(float(self.tokenizer.count_bytes(targets.cpu())), device=nll.device)
 
     def forward(self, batch: Batch, phase: str) -> Losses:
         total, count = self.nll(batch)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from abstractinator.components.packing import Packing
-from abstractinator.contract.model import RowLayout
 from abstractinator.contract.tokenizer import Tokenizer
 
 
@@ -28,17 +27,6 @@ class Chunks:
     def follows(self) -> Tensor:
         """(S,) bool: whether a chunk comes after another one of its sequence."""
         return self.packing.positions > 0
-
-
-def chunk_layout(length: int, size: int) -> RowLayout:
-    """Rows of whole chunks. Raises ValueError where K does not divide the length."""
-    if length % size:
-        below = length - length % size
-        raise ValueError(
-            f"sequence_length ({length}) must be a multiple of model.chunk_size ({size}); use "
-            f"{f'{below} or ' if below else ''}{below + size}"
-        )
-    return RowLayout(length, multiple_of=size)
 
 
 def chunks_of(rows: Tensor, size: int, tokenizer: Tokenizer) -> Chunks:

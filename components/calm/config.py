@@ -19,8 +19,8 @@ class ChunkAutoencoderConfig:
     not pressed any further, or most of them would carry nothing.
     """
 
-    width: int = 192
-    mlp_width: int = 384
+    width: int = 160
+    mlp_width: int = 320
     latent_width: int = 128
     latent_dropout: float = field(default=0.15, metadata=TRAINING_ONLY)
     token_dropout: float = field(default=0.15, metadata=TRAINING_ONLY)
