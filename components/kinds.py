@@ -3,5 +3,7 @@
 KINDS = {
     "hier_ae": "abstractinator.components.hierarchical.hierarchical_aelm:HierarchicalAELM",
     "cta": "abstractinator.components.cta.continuous_text_autoencoder:ContinuousTextAutoencoder",
+    "calm": "abstractinator.components.calm.calm:CALM",
+    "calm_discrete": "abstractinator.components.calm.calm_discrete:CALMDiscrete",
 }
 DEFAULT = "hier_ae"

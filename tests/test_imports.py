@@ -28,6 +28,7 @@ LAYERS = (
     "abstractinator.registry",
     "abstractinator.components.hierarchical",
     "abstractinator.components.cta",
+    "abstractinator.components.calm",
     "abstractinator.components.incremental",
     "abstractinator.components.bottlenecks",
     "abstractinator.components",
