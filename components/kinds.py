@@ -3,5 +3,8 @@
 KINDS = {
     "hier_ae": "abstractinator.components.hierarchical.hierarchical_aelm:HierarchicalAELM",
     "glae": "abstractinator.components.glae.glae:Glae",
+    "cta": "abstractinator.components.cta.continuous_text_autoencoder:ContinuousTextAutoencoder",
+    "calm": "abstractinator.components.calm.calm:CALM",
+    "calm_discrete": "abstractinator.components.calm.calm_discrete:CALMDiscrete",
 }
 DEFAULT = "hier_ae"

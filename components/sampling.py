@@ -51,6 +51,14 @@ def repeats(history: Iterable[Item], size: int) -> set[Item]:
     return {items[at + size - 1] for at in range(len(items) - size + 1) if items[at : at + size - 1] == begin}
 
 
+def repeats_itself(recent: bytes | bytearray, more: bytes, size: int) -> bool:
+    """Whether a string of `size` bytes that ends within `more`, behind `recent`, stands in them before; never for size
+    0."""
+    whole = bytes(recent) + more
+    ends = range(max(len(recent) + 1, size), len(whole) + 1) if size else range(0)
+    return any(whole.find(whole[end - size : end], 0, end - 1) >= 0 for end in ends)
+
+
 class WrittenText:
     """A continuation as it comes: where it ends, and how much of it can be shown already.
 

@@ -27,6 +27,8 @@ LAYERS = (
     "abstractinator.data",
     "abstractinator.registry",
     "abstractinator.components.hierarchical",
+    "abstractinator.components.cta",
+    "abstractinator.components.calm",
     "abstractinator.components.incremental",
     "abstractinator.components.bottlenecks",
     "abstractinator.components",
@@ -40,7 +42,7 @@ LAYERS = (
 FRAME = ("training", "checkpoints", "tracking", "evaluation", "cli", "config", "data", "contract", "registry.py")
 # Kinds, and concepts of kinds: none of them is a word of the frame.
 CONCEPTS = re.compile(
-    r"hier_?ae|hierarchical|aelm|auto-?encoder|\bcodes?\b(?!\.\w)|lattice|codebook|segment|two.?part|entropy.?model|quantiz"
+    r"\bcta\b|\bcalm\b|\bglae\b|hier_?ae|hierarchical|aelm|auto-?encoder|\bcodes?\b(?!\.\w)|lattice|codebook|segment|two.?part|entropy.?model|quantiz"
     r"|expander|compressor|n-?grams? (?:table|hash)|(?:both|two) modes|speculative|[`\"']plan[`\"']|plan mode",
     re.IGNORECASE,
 )

@@ -10,11 +10,17 @@ import torch
 from abstractinator.config.experiment import ExperimentConfig, load_experiment
 from abstractinator.config.settings import to_dict
 from abstractinator.contract.model import Batch
+from abstractinator.data import rows_of
 from abstractinator.training.optimizers import build_optimizers
 from abstractinator.training.state import new_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = sorted((ROOT / "experiments").glob("*.py"))
+# Of presets for a GPU, so that a step takes a moment.
+SMALLER = {
+    "fineweb_edu": ["model.top_transformer_config.transformer.layers=2"],  # of 16
+    "cta_full": ["model.width=64"],  # of 512
+}
 
 
 def test_the_default_file_says_what_the_defaults_are() -> None:
@@ -32,8 +38,7 @@ def test_presets_have_as_many_levels_as_their_names_say(name: str, levels: int) 
 
 @pytest.mark.parametrize("path", [ROOT / "config.py", *PRESETS], ids=lambda path: path.stem)
 def test_a_preset_makes_a_training_step(path: Path) -> None:
-    fewer = ["model.top_transformer_config.transformer.layers=2"] if path.stem == "fineweb_edu" else []  # of 16
-    config = load_experiment(path, fewer)
+    config = load_experiment(path, SMALLER.get(path.stem, []))
     torch.manual_seed(0)
     model = new_model(config, torch.device("cpu")).train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if "to_logits" in name}
@@ -43,7 +48,8 @@ def test_a_preset_makes_a_training_step(path: Path) -> None:
         muon_learning_rate=config.muon_learning_rate,
         weight_decay=config.weight_decay,
     )
-    losses = model(Batch.of(torch.randint(256, (1, 96))), model.phases()[-1].name)
+    rows = rows_of([bytes(torch.randint(256, (94,)).tolist())] * 4, model.layout(96))
+    losses = model(Batch.of(rows), model.phases()[-1].name)
     (losses.total / losses.weight).backward()
     for optimizer in optimizers:
         optimizer.step()

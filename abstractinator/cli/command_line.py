@@ -1,4 +1,4 @@
-"""The command line: `abstractinator train | generate | evaluate | info`.
+"""The command line: `abstractinator train | generate | evaluate | accuracy | brier | testset | info`.
 
 A user's mistake ends in one clear line on standard error and exit status 2, never in a traceback. A stop by Ctrl-C,
 SIGTERM or SIGHUP ends in 130, 143 or 129, after a checkpoint was written; a reader who went away (`| head`) quietly in
@@ -18,10 +18,18 @@ import warnings
 from collections.abc import Callable
 
 from abstractinator import __version__
-from abstractinator.cli import evaluate, generate, info, train
+from abstractinator.cli import accuracy, brier, evaluate, generate, info, testset, train
 from abstractinator.processor import limit_kernels, limit_spinning
 
-_COMMANDS = {"train": train, "generate": generate, "evaluate": evaluate, "info": info}
+_COMMANDS = {
+    "train": train,
+    "generate": generate,
+    "evaluate": evaluate,
+    "accuracy": accuracy,
+    "brier": brier,
+    "testset": testset,
+    "info": info,
+}
 
 
 def run(arguments: list[str] | None) -> int:

@@ -135,7 +135,9 @@ _VERBS = {
 
 
 def require(model: Model, capability: type[C]) -> C:
-    """The model as one with a capability. Raises ValueError, in one line, where it has not."""
+    """The model as one with a capability. Raises ValueError, in one line that says what it can, where it has not."""
     if not isinstance(model, capability):
-        raise ValueError(f"a model of kind {model.kind} cannot {_VERBS[capability]}")
+        able = [verb for other, verb in _VERBS.items() if isinstance(model, other)]
+        rest = f"; it can {', '.join(able)}" if able else ""
+        raise ValueError(f"a model of kind {model.kind} cannot {_VERBS[capability]}{rest}")
     return model

@@ -39,14 +39,19 @@ class DecoderSteps:
         [logits] = self.decoder.head.logits(hidden)
         return logits
 
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all rows but these, which become 0 … R - 1."""
+        for ring in self.transformer.rings():
+            ring.keep(rows)
+        self.past, self.positions = self.past[rows], self.positions[rows]
+
     def _embedded(self, rows: Tensor, tokens: Tensor) -> Tensor:
         embedding, count = self.decoder.embedding, tokens.shape[1]
         hashes = torch.cat([self.past[rows], token_hash(tokens[..., None])], dim=1)
         self.past[rows] = hashes[:, count:]
         newest_first = hashes.unfold(1, embedding.reach, 1).flip(-1)  # (R, n, reach)
         ngrams = embedding.ngram_rows_of(ngram_hashes(newest_first).flatten(0, 1))
-        x = embedding.slots[0](tokens) + embedding.from_ngrams(embedding.ngrams(ngrams)).unflatten(0, tokens.shape)
-        return x
+        return embedding.slots[0](tokens) + embedding.from_ngrams(embedding.ngrams(ngrams)).unflatten(0, tokens.shape)
 
 
 @torch.no_grad()

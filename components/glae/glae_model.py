@@ -6,6 +6,7 @@ Letters: B rows of a batch, K texts of a row, M texts, W tokens of the longest t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from abstractinator.components.glae.config import GlaeConfig
 from abstractinator.components.glae.decoder import Decoder, Reading
 from abstractinator.components.glae.iteration import Recurrence
-from abstractinator.components.glae.text_encoder import MEMORY_NORM, TextEncoder, joined
+from abstractinator.components.glae.measures import measure_rows, metrics_of
+from abstractinator.components.glae.text_encoder import TextEncoder, joined
 from abstractinator.components.glae.texts import Texts, cut_rows
 from abstractinator.components.glae.uniformity import (
     attraction,
@@ -26,7 +28,7 @@ from abstractinator.components.glae.uniformity import (
 from abstractinator.components.sliding_window_attention import SlidingWindowAttention
 from abstractinator.components.tokens import Vocabulary
 from abstractinator.components.transformer import SwiGLU
-from abstractinator.contract.model import Batch, Losses, Mean, Model, RowLayout
+from abstractinator.contract.model import Batch, Losses, Mean, Metric, Model, RowLayout, Sums
 from abstractinator.contract.tokenizer import Tokenizer
 
 _WHOLE = 0.2  # share of the training's texts that are not shortened
@@ -68,7 +70,7 @@ class GlaeModel(Model):
         texts = self.shortened(rows.of(rows.lengths > 0))
         carrier, memory = self.encoder.carrier(texts), self.encoder.memory(texts)
         reconstruction, language = self.decoder(
-            self.decoding(texts, self.disturbed(carrier), memory), self.language(batch.ids, rows, memories)
+            self.decoding(texts, self.disturbed(carrier), memory), self.language(rows, memories, batch.ids.shape)
         )
         (nll, right), (row_nll, _) = reconstruction, language
         weight = nll.new_tensor(float(len(nll) + len(row_nll)))
@@ -102,18 +104,18 @@ class GlaeModel(Model):
         added = self.decoder.of_carrier(carrier) + self.decoder.of_memory(memory)[:, None]
         return self.decoder.reading(texts.ids, texts.lengths, added, torch.ones_like(texts.lengths, dtype=torch.bool))
 
-    def language(self, ids: Tensor, rows: Texts, memories: Tensor) -> Reading:
-        """The rows of a batch (B, N), cut into `rows`, each position to be predicted from the vector of the texts before
-        its own and the tokens before it.
+    def language(self, rows: Texts, memories: Tensor, shape: Sequence[int]) -> Reading:
+        """A batch of a shape (B, N), cut into `rows`: each position is to be predicted from the vector of the texts
+        before its own, and the tokens before it.
 
         A full row was in general cut from a longer text, so that no end is predicted behind it.
         """
-        count = len(ids)
+        count, length = shape
         states = self.recurrence(memories.view(count, -1, memories.shape[1]))  # (B, K, D)
         before = F.pad(states, (0, 0, 1, 0))[:, :-1]
         added = self.decoder.of_memory(before).repeat_interleave(self.config.window, dim=1)
         lengths = rows.lengths.view(count, -1).sum(1)
-        return self.decoder.reading(rows.ids.view(count, -1), lengths, added, lengths < ids.shape[1] - 2)
+        return self.decoder.reading(rows.ids.view(count, -1), lengths, added, lengths < length - 2)
 
     def uniformity(self, vectors: Tensor) -> tuple[Tensor, dict[str, Mean]]:
         """What is minimised, and what is reported; both 0 where a micro-batch has but one text."""
@@ -138,6 +140,12 @@ class GlaeModel(Model):
         kept = long.flatten()
         cost = attraction(memories[kept], neighbours[kept][:, kept], self.config.temperature)
         return cost, {"attraction": _mean(cost.detach(), 1)}
+
+    def measure(self, batch: Batch, generator: torch.Generator) -> Sums:
+        return measure_rows(self, batch, generator)
+
+    def metrics(self, sums: Sums) -> dict[str, Metric]:
+        return metrics_of(self.config, sums)
 
 
 def _mean(total: Tensor, weight: float) -> Mean:

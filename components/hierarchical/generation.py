@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -28,6 +27,7 @@ from abstractinator.components.hierarchical.hierarchy import Hierarchy
 from abstractinator.components.hierarchical.incremental_model import CodeSteps, IncrementalModel
 from abstractinator.components.hierarchical.plan import decode_codes
 from abstractinator.components.sampling import Sampler, WrittenText, repeats
+from abstractinator.components.streaming import check_prompts, stream_pieces
 from abstractinator.components.tokens import BYTES, pack_bytes
 from abstractinator.contract.capabilities import Piece
 from abstractinator.contract.generation_config import GenerationConfig
@@ -37,18 +37,6 @@ _BLOCK = 32  # codes that are decoded at once
 
 
 MODES = ("plan", "exact", "speculative")
-
-
-def check_prompts(prompts: Sequence[bytes]) -> None:
-    """Raises ValueError for no prompt, and for one that is not bytes."""
-    if not isinstance(prompts, list | tuple):
-        raise ValueError(f"prompts are a list of bytes, not {type(prompts).__name__}: use [b'…']")
-    if not prompts:
-        raise ValueError("no prompt was given")
-    if wrong := [prompt for prompt in prompts if not isinstance(prompt, bytes)]:
-        raise ValueError(
-            f"a prompt is bytes, several are a list of them; not {type(wrong[0]).__name__}: use text.encode()"
-        )
 
 
 def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
@@ -66,33 +54,7 @@ def stream_bytes(model: Hierarchy, prompts: Sequence[bytes], config: GenerationC
         config = replace(config, mode=MODES[0])
     if config.mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {config.mode!r}")
-    with _stepping(model):
-        generation = _Generation(model, prompts, config)
-    return _stream(generation)
-
-
-def _stream(generation: _Generation) -> Iterator[Piece]:
-    pieces = generation.pieces()
-    while True:
-        with _stepping(generation.model):  # left before each yield, so that it does not reach into the caller's code
-            piece = next(pieces, None)
-        if piece is None:
-            return
-        yield piece
-
-
-@contextmanager
-def _stepping(model: Hierarchy) -> Iterator[None]:
-    """In eval mode, without gradients, and in fp32, also inside autocast."""
-    was_training, device = model.training, next(model.parameters()).device
-    if was_training:  # not at every piece: it visits all modules
-        model.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        if was_training:
-            model.train()
+    return stream_pieces(model, lambda: _Generation(model, prompts, config))
 
 
 class _Generation:

@@ -26,7 +26,7 @@ def measure_rows(model: Hierarchy, batch: Batch, generator: torch.Generator) -> 
     tokens = tokens_of(batch.ids)
     compressed = model.compress(tokens)
     losses = losses_of(model, tokens, compressed, model.predict(tokens, compressed))
-    assert losses.predict is not None
+    assert losses.predict is not None and losses.codes is not None
     levels = model.compress(tokens, repair=True)
     top = levels[-1].codes
     top_of_byte = _top_code_of_byte(levels)
@@ -40,6 +40,7 @@ def measure_rows(model: Hierarchy, batch: Batch, generator: torch.Generator) -> 
         "predicted_bytes": int(losses.weight),
         "exact_nll": float(losses.predict),
         "two_part_nll": float(losses.two_part),
+        "codes_nll": float(losses.codes),
         "right_bytes": int(right.sum()),
         "right_bytes_shuffled": int(reconstructed_bytes(model, shuffled, tokens, top_of_byte).sum()),
         "rows": len(batch.ids),
@@ -57,7 +58,8 @@ def measure_rows(model: Hierarchy, batch: Batch, generator: torch.Generator) -> 
 def metrics_of(model: Hierarchy, sums: Sums) -> dict[str, Metric]:
     """bits_per_byte_exact: −log₂ p(x) of the predict path over the bytes that it predicts, all but a row's first token.
     bits_per_byte_two_part: −log₂ p(c) − log₂ p(x | c) over all bytes, since the codes of a row tell its first byte,
-    too. Both read the encoder's own codes.
+    too. code_bits_per_byte: its first part alone, what the highest codes take when they are entropy-coded by the model
+    on top. All three read the encoder's own codes.
 
     All else is of repaired codes (see Level.compress). byte_accuracy: share of bytes that are reconstructed, greedily,
     from the highest codes down; a byte is right if it stands at its own position within its highest code's bytes.
@@ -71,6 +73,7 @@ def metrics_of(model: Hierarchy, sums: Sums) -> dict[str, Metric]:
             float(sums["exact_nll"]) * _BITS / max(float(sums["predicted_bytes"]), 1.0), "bits per byte, exact"
         ),
         "bits_per_byte_two_part": Metric(float(sums["two_part_nll"]) * _BITS / count, "bits per byte, two-part"),
+        "code_bits_per_byte": Metric(float(sums["codes_nll"]) * _BITS / count, "  of it the codes"),
         "byte_accuracy": Metric(float(sums["right_bytes"]) / count, "bytes reconstructed", ".2%"),
         "byte_accuracy_shuffled_codes": Metric(
             float(sums["right_bytes_shuffled"]) / count, "  with shuffled codes", ".2%"

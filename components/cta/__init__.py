@@ -1,0 +1,1 @@
+"""The kind `cta`: a continuous text autoencoder of convolutions."""

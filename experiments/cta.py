@@ -1,0 +1,21 @@
+"""The continuous text autoencoder: `python train.py --config experiments/cta.py data.path=FOLDER`.
+
+Convolutions make one latent of four numbers from four bytes, and the bytes again. Ten minutes on a laptop.
+"""
+
+exp_config = {
+    "run_name": "cta",
+    "model": {"kind": "cta"},
+    "data": {"validation_bytes": 2 * 1024 * 1024},
+    "sequence_length": 512,
+    "batch_size": 16,
+    "max_steps": 1200,
+    "max_minutes": 9.0,
+    "learning_rate": 3e-3,
+    "muon_learning_rate": 0.02,
+    "scheduler_specific_kwargs": {"num_decay_steps": 600},
+    "warmup_steps": 30,
+    "validation_interval": 400,
+    "generation_interval": 100_000,
+    "checkpoint_dir": "checkpoints_cta",
+}
