@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 
 from abstractinator import __version__
-from abstractinator.cli import accuracy, brier, evaluate, generate, info, testset, train
+from abstractinator.cli import accuracy, brier, evaluate, generate, info, retrieval, testset, train
 from abstractinator.processor import limit_kernels, limit_spinning
 
 _COMMANDS = {
@@ -28,6 +28,7 @@ _COMMANDS = {
     "accuracy": accuracy,
     "brier": brier,
     "testset": testset,
+    "retrieval": retrieval,
     "info": info,
 }
 

@@ -54,7 +54,7 @@ class Decoder(nn.Module):
         sizes, rows, hidden = config.decoder_ngram_sizes, config.decoder_ngram_rows, config.decoder_ngram_width
         self.embedding = TokenEmbedding(vocabulary, width, sizes, rows, hidden)
         self.from_carrier = nn.Linear((2 * REACH + 1) * config.slot_width, width)
-        self.carrier_mlp = ResidualMLP(width, config.decoder.mlp_width)
+        self.carrier_mlp = ResidualMLP(width, width)
         self.memory_norm = RMSNorm(config.memory_width)
         self.from_memory = nn.Linear(config.memory_width, width, bias=False)
         self.transformer = SlidingWindowTransformer(config.decoder)

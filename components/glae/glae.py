@@ -107,7 +107,9 @@ class Glae(GlaeModel):
         size = self.longest_text
         parts = [[row[at : at + size] for at in range(0, max(len(row), 1), size)] for row in rows]
         vectors = self._embed([part for row in parts for part in row]).half()
-        return Latents(len(vectors), STORED_BITS * vectors.numel(), vectors.split([len(row) for row in parts]), "vectors")
+        return Latents(
+            len(vectors), STORED_BITS * vectors.numel(), vectors.split([len(row) for row in parts]), "vectors"
+        )
 
     def decode(self, latents: Latents) -> list[bytes]:
         counts = [len(vectors) for vectors in latents.values]

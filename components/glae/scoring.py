@@ -20,7 +20,9 @@ def exact_scores(model: GlaeModel, passages: Sequence[Passage]) -> list[Score]:
     middle of a text begins with BOS, too, as the rows of the training do."""
     encode, window = model.tokenizer.encode, model.config.window
     contexts = [encode(passage.context).tolist() for passage in passages]
-    rows = [[*context, *encode(passage.continuation).tolist()] for context, passage in zip(contexts, passages, strict=True)]
+    rows = [
+        [*context, *encode(passage.continuation).tolist()] for context, passage in zip(contexts, passages, strict=True)
+    ]
     parts = max(-(-len(row) // window) for row in rows)
     grid = texts_of(rows, parts * window, model.device)
     starts = torch.arange(parts, device=model.device) * window

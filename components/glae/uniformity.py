@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 _FAR = -1e4  # in place of -∞, whose gradient is undefined where all others are left out
 
 
