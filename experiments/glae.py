@@ -9,10 +9,10 @@ exp_config = {
     "model": {"kind": "glae"},
     "data": {"validation_bytes": 512 * 1024},
     "sequence_length": 1026,
-    "batch_size": 8,
-    "max_steps": 3000,
+    "batch_size": 4,
+    "max_steps": 2000,
     "max_minutes": 10,
     "learning_rate": 1e-2,
-    "scheduler_specific_kwargs": {"num_decay_steps": 1500},
+    "scheduler_specific_kwargs": {"num_decay_steps": 1200},
     "sample_prompt_for_generation": "It was a cold morning, and the ",
 }

@@ -1,8 +1,8 @@
 """Retrieval: the first half of a paragraph has to find its second half among those of all paragraphs, by cosine.
 
-A paragraph is cut at the space nearest its middle. Of a half that is longer than a vector carries, only the part next to
-the cut is taken, so that both methods read the same bytes. Beside the model stands a bag of byte n-grams: every 3-, 4-
-and 5-gram of a half, weighed by log(1 + count) × idf; the idf is estimated on the halves themselves.
+A paragraph is cut at the space nearest its middle. Of a half that is longer than a vector carries, only the part next
+to the cut is taken, so that both methods read the same bytes. Beside the model stands a bag of byte n-grams: every 3-,
+4- and 5-gram of a half, weighed by log(1 + count) × idf; the idf is estimated on the halves themselves.
 
 Letters: P pairs, n distinct n-grams.
 """
@@ -69,8 +69,8 @@ class Retrieval:
 def halves(documents: Sequence[bytes], count: int, longest: int, seed: int) -> list[tuple[bytes, bytes]]:
     """`count` different paragraphs, drawn by seed, each as two texts of at most `longest` bytes next to the cut.
 
-    A paragraph ends at an empty line, its lines are joined, and each half has at least 64 bytes. Raises ValueError where
-    there are fewer of them.
+    A paragraph ends at an empty line, its lines are joined, and each half has at least 64 bytes. Raises ValueError
+    where there are fewer of them.
     """
     paragraphs = {b" ".join(text.split()): None for document in documents for text in re.split(rb"\n\s*\n", document)}
     pairs = [pair for text in paragraphs if (pair := _cut(text)) and min(map(len, pair)) >= _SHORTEST]

@@ -49,14 +49,14 @@ class GlaeConfig:
     embedding_width: int = 512
     memory_width: int = 128
     ngram_sizes: tuple[int, ...] = (3, 4, 5)
-    ngram_rows: int = 12_288
+    ngram_rows: int = 24_576
     ngram_width: int = 64
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(width=256, layers=3, heads=4, window=128, mlp_width=640)
+        default_factory=lambda: TransformerConfig(width=192, layers=3, heads=4, window=128, mlp_width=384)
     )
-    decoder_ngram_sizes: tuple[int, ...] = (2, 3, 4)
-    decoder_ngram_rows: int = 8_192
+    decoder_ngram_sizes: tuple[int, ...] = (2, 3, 4, 5)
+    decoder_ngram_rows: int = 24_576
     decoder_ngram_width: int = 32
     uniformity: Literal["tcr", "infonce"] = field(default="tcr", metadata=TRAINING_ONLY)
     uniformity_weight: float = field(default=0.1, metadata=TRAINING_ONLY)
