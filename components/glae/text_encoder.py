@@ -9,6 +9,7 @@ Letters: M texts, W positions of the longest text, s numbers of a position, D me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -43,7 +44,9 @@ class BidirectionalAttention(nn.Module):
         angles = rotary_angles(torch.arange(x.shape[1], device=x.device)[:, None], qkv.shape[-1])
         q, k = rotate(qkv[0], angles), rotate(qkv[1], angles)
         q, k, v = (part.transpose(1, 2) for part in (q, k, qkv[2]))  # (M, h, W, d)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        # Two products: in bf16 on a CPU twice as fast as torch's SDPA, forward and backward.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+        out = scores.masked_fill(~seen, -math.inf).softmax(-1) @ v
         return self.to_out(rearrange(out, "m h w d -> m w (h d)"))
 
 
