@@ -39,7 +39,7 @@ def test_ranks_of_a_known_table() -> None:
 def test_paragraphs_are_cut_next_to_their_middle() -> None:
     text = b"\n\n".join([b"a" * 70 + b" " + b"b" * 80, b"too short", b"c" * 200, "ä ".encode() * 100])
     pairs = halves([text], 2, 64, 0)
-    assert sorted(pairs)[0] == (b"a" * 64, b"b" * 64)
+    assert (b"a" * 64, b"b" * 64) in pairs
     for first, second in pairs:
         assert 62 <= len(first) <= 64 and 62 <= len(second) <= 64
         first.decode(), second.decode()
