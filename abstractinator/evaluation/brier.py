@@ -1,8 +1,8 @@
 """BrierLM: how good samples of a model are, without a likelihood (Shao et al. 2025, arXiv 2510.27688, section 5).
 
-Of n-grams of bytes, so that models compare whatever their tokens or chunks are. For a prefix, the next n bytes y and two
-independent samples x₁ and x₂ of the model, the Brier score of the model's distribution P, 2 P(y) − Σ P(x)², is estimated
-without bias by 1{x₁ = y} + 1{x₂ = y} − 1{x₁ = x₂}.
+Of n-grams of bytes, so that models compare whatever their tokens or chunks are. For a prefix, the next n bytes y and
+two independent samples x₁ and x₂ of the model, the Brier score of the model's distribution P, 2 P(y) − Σ P(x)², is
+estimated without bias by 1{x₁ = y} + 1{x₂ = y} − 1{x₁ = x₂}.
 
 Letters: R prefixes, n = 1 … 4.
 """
