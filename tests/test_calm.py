@@ -67,10 +67,9 @@ def test_documents_are_chunks_apart(texts: list[bytes], size: int) -> None:
     flat = chunks.ids.flatten()
     assert flat[flat != PAD].tolist() == [i for text in texts for i in [BOS, *text, EOS]]
     begins = (chunks.ids == BOS).any(-1)
-    at_row = [sum(chunks_of(rows[:r], size, BYTES).packing.lengths.tolist()) for r in range(len(rows))]
-    assert {int(i) for i in begins.nonzero()[:, 0]} | set(at_row) == {
-        int(i) for i in (chunks.packing.positions == 0).nonzero()[:, 0]
-    }
+    a_row = 30  # chunks; none of them but the last ones are of PAD alone
+    expected = {int(i) for i in begins.nonzero()[:, 0]} | set(range(0, len(chunks.ids), a_row))
+    assert expected == {int(i) for i in (chunks.packing.positions == 0).nonzero()[:, 0]}
     assert after_bos(chunks.ids, BYTES).sum() == sum(len(text) + 1 for text in texts)
 
 
@@ -155,10 +154,12 @@ def test_two_halves_are_the_whole(texts: list[bytes]) -> None:
 
 
 def test_texts_become_latents_and_texts_again() -> None:
-    model = CALM(tiny_config(autoencoder=ChunkAutoencoderConfig(width=48, mlp_width=64, latent_width=32))).train()
+    torch.manual_seed(0)
+    parts = ChunkAutoencoderConfig(width=48, mlp_width=64, latent_width=32, latent_dropout=0.0, token_dropout=0.0)
+    model = CALM(tiny_config(autoencoder=parts)).train()
     optimizer = torch.optim.AdamW(model.autoencoder.parameters(), lr=4e-3)
     batch = Batch.of(rows_of_texts(TEXTS, 4))
-    for _ in range(150):
+    for _ in range(300):
         losses = model(batch, AUTOENCODER)
         optimizer.zero_grad()
         (losses.total / losses.weight).backward()
@@ -203,9 +204,9 @@ def test_a_step_computes_what_forward_does(size: int) -> None:
 def test_generation_follows_its_settings() -> None:
     model = tiny()
     prompts = [b"", b"a", b"the cat sat"]
-    for settings in ({"mode": "batch"}, {"mode": "batch", "temperature": 0.0, "no_repeat_ngram_size": 4}):
-        texts = written(model, prompts, **settings)
-        assert texts == written(model, prompts, **settings)
+    for chosen in ({"mode": "batch"}, {"mode": "batch", "temperature": 0.0, "no_repeat_ngram_size": 4}):
+        texts = written(model, prompts, **chosen)
+        assert texts == written(model, prompts, **chosen)
         assert all(len(text) <= 12 for text in texts)
     assert written(model, [b"x"], mode="exact", temperature=1.0, top_p=1.0)
 
@@ -249,7 +250,7 @@ def test_settings_that_cannot_be_are_refused(setting: str, match: str, capsys: p
 
 
 def test_rows_that_chunks_do_not_fill_are_refused_before_the_training(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="sequence_length=62.*chunks of 4.*multiple of 4"):
+    with pytest.raises(ConfigError, match=r"sequence_length=62.*chunks of 4.*multiple of 4"):
         train(tiny_experiment(tmp_path, model=tiny_config(), sequence_length=62))
 
 
@@ -271,19 +272,19 @@ def test_a_checkpoint_without_its_autoencoder_or_with_another_is_refused(tmp_pat
 
 
 def test_what_it_cannot_do_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     train(tiny_experiment(tmp_path, model=tiny_config()))
     assert main(["info", "checkpoints"]) == 0
-    assert "4 tokens, one latent of 8" in capsys.readouterr().out
+    assert b"4 tokens, one latent of 8" in capsysbinary.readouterr().out
     assert main(["generate", "checkpoints", "x", "--seed", "0", "--max-new-bytes", "8"]) == 0
-    capsys.readouterr()
-    (tmp_path / "tasks").mkdir()
+    assert len(capsysbinary.readouterr().out) <= 8
     from tiny_evaluation import write_tasks
 
     tasks = write_tasks(tmp_path / "tasks")
     name = "tiny_choice"
     arguments = ["--model", "calm", "--model_args", "checkpoint=checkpoints", "--include_path", str(tasks)]
     assert main(["evaluate", *arguments, "--tasks", name]) == 2
-    assert "a model of kind calm cannot score texts; it can reconstruct texts, generate text" in capsys.readouterr().err
+    told = b"a model of kind calm cannot score texts; it can reconstruct texts, generate text"
+    assert told in capsysbinary.readouterr().err

@@ -120,8 +120,10 @@ def estimates_of(truth: Sequence[bytes], first: Sequence[bytes], second: Sequenc
 
 def unigram_brier_lm(documents: Sequence[bytes], prefixes: Sequence[Prefix], seed: int = 0) -> BrierLM:
     """Of a sampler that draws each byte by its frequency in the documents; computed, not sampled."""
-    counts = sum(np.bincount(np.frombuffer(text, dtype=np.uint8), minlength=256) for text in documents)
-    shares = counts / np.sum(counts)
+    counts = np.zeros(256)
+    for text in documents:
+        counts += np.bincount(np.frombuffer(text, dtype=np.uint8), minlength=256)
+    shares = counts / counts.sum()
     following = np.array([list(prefix.following) for prefix in prefixes])
     right = shares[following].cumprod(axis=1)
     agree = np.square(shares).sum() ** np.arange(1, LONGEST + 1)
