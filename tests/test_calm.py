@@ -167,7 +167,7 @@ def test_texts_become_latents_and_texts_again() -> None:
     model.eval()
     latents = model.encode(TEXTS)
     assert model.decode(latents) == TEXTS
-    assert latents.positions == sum(-(-(len(text) + 1) // 4) for text in TEXTS)
+    assert latents.positions == sum(-(-(len(text) + 2) // 4) for text in TEXTS)
     assert latents.bits == latents.positions * 32 * 16
 
 

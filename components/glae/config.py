@@ -49,7 +49,7 @@ class GlaeConfig:
     embedding_width: int = 512
     memory_width: int = 128
     ngram_sizes: tuple[int, ...] = (3, 4, 5)
-    ngram_rows: int = 12_288
+    ngram_rows: int = 9_216
     ngram_width: int = 64
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: TransformerConfig = field(
