@@ -1,8 +1,9 @@
-"""The generative language autoencoder: vectors, uniformity, iteration, and a language model that does not look ahead."""
+"""The generative language autoencoder: vectors, uniformity, iteration, and a language model that is causal."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import assert_same_weights, losses_of, recorded_steps, stop_after, tiny_experiment, weights_of, write_text
+from tiny_runs import (
+    assert_same_weights,
+    losses_of,
+    recorded_steps,
+    stop_after,
+    tiny_experiment,
+    weights_of,
+    write_text,
+)
 from tiny_tokenizer import tokenizer_source
 
 from abstractinator.cli.main import main
@@ -241,15 +250,13 @@ def test_a_stopped_training_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: 
             train(experiment(tmp_path))
     first = losses_of(steps)
     torch.rand(7)
-    from dataclasses import replace
-
     train(replace(experiment(tmp_path), resume_from_checkpoint="latest"))
     assert first + losses_of(steps) == expected
     assert_same_weights(weights, weights_of(tmp_path, 8))
 
 
 def test_rows_that_hold_but_one_text_are_refused_before_the_training(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least 2 texts.*set sequence_length to 34"):
+    with pytest.raises(ConfigError, match=r"at least 2 texts.*set sequence_length to 34"):
         train(tiny_experiment(tmp_path, model=tiny_config(), sequence_length=W + 2))
 
 
@@ -270,7 +277,7 @@ def test_settings_that_cannot_be_are_refused(setting: str, match: str, capsys: p
 
 def test_texts_and_vectors_that_do_not_fit_are_refused() -> None:
     model = tiny()
-    with pytest.raises(ValueError, match="17 tokens is too long for one vector.*embed_stream"):
+    with pytest.raises(ValueError, match=r"17 tokens is too long for one vector.*embed_stream"):
         model.embed([b"x" * (W + 1)])
     with pytest.raises(ValueError, match=r"\(B, 56\), not \(2, 9\)"):
         model.reconstruct(torch.ones(2, 9))
@@ -288,7 +295,9 @@ def test_every_command_works(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "text")
     train(experiment(tmp_path))
-    paragraphs = "\n\n".join(f"In the {n}th place the river ran, and the road of {n} went by it." for n in range(30))
+    paragraphs = "\n\n".join(
+        f"In the {n}th place the river ran on, and the long road of {n} went by it." for n in range(30)
+    )
     (tmp_path / "paragraphs.txt").write_text(paragraphs)
     capsys.readouterr()
     assert main(["info", "checkpoints"]) == 0

@@ -23,12 +23,13 @@ from abstractinator.evaluation.retrieval import (
 )
 from abstractinator.training.loop import train
 
-WORDS = "river stone market engine garden window letter copper".split()
+WORDS = ["river", "stone", "market", "engine", "garden", "window", "letter", "copper"]
 
 
 def document(words: list[str]) -> bytes:
-    return "\n\n".join(f"The {a} and the {a} stood near the {b}, as the {a} had been there for long." for a in words
-                       for b in words).encode()
+    return "\n\n".join(
+        f"The {a} and the {a} stood near the {b}, as the {a} had been there for long." for a in words for b in words
+    ).encode()
 
 
 @given(st.binary(min_size=2, max_size=300), st.integers(1, 100))
@@ -48,7 +49,7 @@ def test_paragraphs_are_different_and_long_enough() -> None:
     assert len(found) == len(set(found)) == len(WORDS) ** 2 and all(len(each) >= 64 for each in found)
     pairs = choose_pairs([document(WORDS)], 20, 40)
     assert pairs == choose_pairs([document(WORDS)], 20, 40) != choose_pairs([document(WORDS)], 20, 40, seed=1)
-    with pytest.raises(ValueError, match="64 different paragraphs.*65 are wanted"):
+    with pytest.raises(ValueError, match=r"64 different paragraphs.*65 are wanted"):
         choose_pairs([document(WORDS)], 65, 40)
 
 

@@ -59,14 +59,14 @@ def paragraphs(documents: Sequence[bytes]) -> Iterator[bytes]:
 def choose_pairs(documents: Sequence[bytes], count: int, longest: int, seed: int = 0) -> list[Pair]:
     """`count` paragraphs of the documents, drawn at random, in halves.
 
-    A paragraph is cut at the space nearest to its middle. Of each half the bytes next to the cut are taken, `longest` of
-    them at most. Raises ValueError where there are fewer paragraphs.
+    A paragraph is cut at the space nearest to its middle. Of each half the bytes next to the cut are taken, `longest`
+    of them at most. Raises ValueError where there are fewer paragraphs.
     """
     found = list(paragraphs(documents))
     if len(found) < count:
         raise ValueError(
-            f"the text has {len(found):,} different paragraphs of {_SHORTEST} bytes and more, and {count:,} are wanted: "
-            "lower --pairs, or give more text by --data"
+            f"the text has {len(found):,} different paragraphs of {_SHORTEST} bytes and more, and {count:,} are "
+            "wanted: lower --pairs, or give more text by --data"
         )
     chosen = np.random.default_rng(seed).permutation(len(found))[:count]
     return [halves(found[index], longest) for index in chosen.tolist()]
@@ -141,6 +141,4 @@ def _ranked(similar: Tensor) -> Found:
     """(P, P) of queries and targets."""
     own = similar.diagonal()[:, None]
     ranks = 1 + (similar > own).sum(1) + ((similar == own).sum(1) - 1) / 2
-    return Found(
-        float((ranks <= 1).float().mean()), float((ranks <= 10).float().mean()), float((1 / ranks).mean())
-    )
+    return Found(float((ranks <= 1).float().mean()), float((ranks <= 10).float().mean()), float((1 / ranks).mean()))
