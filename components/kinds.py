@@ -2,9 +2,9 @@
 
 KINDS = {
     "hier_ae": "abstractinator.components.hierarchical.hierarchical_aelm:HierarchicalAELM",
-    "glae": "abstractinator.components.glae.glae:Glae",
     "cta": "abstractinator.components.cta.continuous_text_autoencoder:ContinuousTextAutoencoder",
     "calm": "abstractinator.components.calm.calm:CALM",
     "calm_discrete": "abstractinator.components.calm.calm_discrete:CALMDiscrete",
+    "glae": "abstractinator.components.glae.glae:Glae",
 }
 DEFAULT = "hier_ae"

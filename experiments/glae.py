@@ -1,7 +1,7 @@
-"""GLAE, one vector of 512 a text: `python train.py --config experiments/glae.py data.path=FOLDER`, ten minutes on two
-CPU cores. FOLDER as for novels.py.
+"""A generative language autoencoder: `python train.py --config experiments/glae.py data.path=FOLDER`.
 
-A micro-batch has batch_size × 8 = 32 texts of 128 bytes; these are what uniformity compares.
+One vector of 512 numbers for a text of up to 128 bytes, from which the text is decoded. Ten minutes on a laptop.
+Uniformity compares the texts of a micro-batch: batch_size × 8 = 32 texts of up to 128 bytes.
 """
 
 exp_config = {
@@ -11,8 +11,10 @@ exp_config = {
     "sequence_length": 1026,
     "batch_size": 4,
     "max_steps": 2000,
-    "max_minutes": 10,
+    "max_minutes": 9.0,
     "learning_rate": 1e-2,
+    "muon_learning_rate": 0.04,
     "scheduler_specific_kwargs": {"num_decay_steps": 1200},
     "sample_prompt_for_generation": "It was a cold morning, and the ",
+    "checkpoint_dir": "checkpoints_glae",
 }

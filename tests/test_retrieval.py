@@ -1,88 +1,79 @@
-"""The retrieval check: the other half of a paragraph among all."""
+"""Retrieval: pairs of halves, ranks, and the bag of n-grams."""
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_runs import tiny_experiment
 
-from abstractinator.cli import main as cli
-from abstractinator.components.glae.config import GlaeConfig
-from abstractinator.components.transformer import TransformerConfig
-from abstractinator.evaluation.retrieval import Ranks, halves, ngram_similarity
+from abstractinator.cli.main import main
+from abstractinator.components.cta.config import CTAConfig
+from abstractinator.evaluation.retrieval import (
+    Pair,
+    choose_pairs,
+    halves,
+    paragraphs,
+    retrieve,
+    retrieve_by_ngrams,
+)
 from abstractinator.training.loop import train
 
-Output = pytest.CaptureFixture[str]
+WORDS = ["river", "stone", "market", "engine", "garden", "window", "letter", "copper"]
 
 
-def paragraphs(count: int, words: int = 40) -> bytes:
-    """Each of words of its own."""
-    draw = random.Random(0)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabularies = [["".join(draw.choices(letters, k=6)) for _ in range(6)] for _ in range(count)]
-    return "\n\n".join(" ".join(draw.choices(each, k=words)) for each in vocabularies).encode()
+def document(words: list[str]) -> bytes:
+    return "\n\n".join(
+        f"The {a} and the {a} stood near the {b}, as the {a} had been there for long." for a in words for b in words
+    ).encode()
 
 
-def test_ranks_of_a_known_table() -> None:
-    similarity = torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.4, 0.1], [0.3, 0.2, 0.1]])
-    ranks = Ranks.of(similarity)
-    assert ranks.recall_at_1 == pytest.approx(1 / 3) and ranks.recall_at_10 == 1
-    assert ranks.mrr == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
-    assert Ranks.of(torch.ones(4, 4)).recall_at_1 == 0  # a model that says the same of all finds nothing
+@given(st.binary(min_size=2, max_size=300), st.integers(1, 100))
+def test_halves_are_next_to_each_other(paragraph: bytes, longest: int) -> None:
+    pair = halves(paragraph, longest)
+    assert len(pair.query) <= longest and len(pair.target) <= longest
+    assert any(pair.query + b" " * n + pair.target in paragraph for n in range(len(paragraph)))
 
 
-def test_paragraphs_are_cut_next_to_their_middle() -> None:
-    text = b"\n\n".join([b"a" * 70 + b" " + b"b" * 80, b"too short", b"c" * 200, "ä ".encode() * 100])
-    pairs = halves([text], 2, 64, 0)
-    assert (b"a" * 64, b"b" * 64) in pairs
-    for first, second in pairs:
-        assert 62 <= len(first) <= 64 and 62 <= len(second) <= 64
-        first.decode(), second.decode()
-    assert halves([text], 2, 64, 0) == pairs
-    with pytest.raises(ValueError, match=r"the text has 2 paragraphs of at least 128 bytes, not 3; set --pairs"):
-        halves([text], 3, 64, 0)
+def test_halves_are_cut_at_a_space() -> None:
+    assert halves(b"one two three four", 100) == Pair(b"one two", b"three four")
+    assert halves(b"one two three four", 3) == Pair(b"two", b"thr")
 
 
-def test_ngrams_find_what_shares_words() -> None:
-    pairs = halves([paragraphs(30)], 20, 128, 1)
-    similarity = ngram_similarity([a for a, _ in pairs], [b for _, b in pairs])
-    assert similarity.shape == (20, 20) and similarity.min() >= -1e-6 and similarity.max() <= 1 + 1e-6
-    assert Ranks.of(similarity).recall_at_1 == 1
-    texts = [a for a, _ in pairs]
-    torch.testing.assert_close(ngram_similarity(texts, texts).diagonal(), torch.ones(20))
+def test_paragraphs_are_different_and_long_enough() -> None:
+    found = list(paragraphs([document(WORDS), document(WORDS), b"short\n\nshorter"]))
+    assert len(found) == len(set(found)) == len(WORDS) ** 2 and all(len(each) >= 64 for each in found)
+    pairs = choose_pairs([document(WORDS)], 20, 40)
+    assert pairs == choose_pairs([document(WORDS)], 20, 40) != choose_pairs([document(WORDS)], 20, 40, seed=1)
+    with pytest.raises(ValueError, match=r"64 different paragraphs.*65 are wanted"):
+        choose_pairs([document(WORDS)], 65, 40)
 
 
-def test_the_command(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    model: Any = GlaeConfig(
-        embedding_width=160,
-        memory_width=32,
-        ngram_rows=256,
-        ngram_width=16,
-        decoder=TransformerConfig(width=32, layers=1, heads=2, window=32, mlp_width=32),
-    )
-    train(tiny_experiment(tmp_path, model=model, sequence_length=66, max_steps=2))
-    text = tmp_path / "paragraphs.txt"
-    text.write_bytes(paragraphs(30))
-    words = ["retrieval", str(tmp_path / "checkpoints"), "--data", str(text), "--pairs"]
-    capsys.readouterr()
-    assert cli.main([*words, "20"]) == 0
-    assert "recall@1" in (printed := capsys.readouterr().out) and "glae" in printed
-    assert cli.main([*words, "20", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["pairs"] == 20 and found["ngrams"]["recall_at_1"] > 0.5 and found["mrr_ratio"] > 0
-    assert cli.main([*words, "100"]) == 2
-    assert "30 paragraphs of at least 128 bytes, not 100" in capsys.readouterr().err
-    assert cli.main([*words, "1"]) == 2
+def test_ranks_are_those_of_cosines() -> None:
+    targets = torch.eye(20)
+    assert retrieve(targets * 3, targets).recall_1 == 1.0
+    moved = retrieve(targets.roll(1, 0) * 2 + targets, targets)  # the own one comes second
+    assert (moved.recall_1, moved.recall_10, moved.mrr) == (0.0, 1.0, 0.5)
+    same = retrieve(torch.ones(20, 4), torch.ones(20, 4))  # all are equal: in the middle
+    assert same.recall_1 == 0.0 and same.mrr == pytest.approx(1 / 10.5)
+
+
+def test_n_grams_find_what_shares_words() -> None:
+    pairs = [Pair(f"a {word} of the {word} here".encode(), f"once the {word} was old".encode()) for word in WORDS]
+    assert retrieve_by_ngrams(pairs).recall_1 == 1.0
+    shuffled = [Pair(pairs[i].query, pairs[i - 1].target) for i in range(len(pairs))]
+    assert retrieve_by_ngrams(shuffled).recall_1 < 0.2
+    assert retrieve_by_ngrams([Pair(b"", b"x"), Pair(b"ab", b"")]).mrr > 0
+
+
+def test_a_kind_that_cannot_embed_is_refused(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(tiny_experiment(tmp_path, model=CTAConfig(width=8)))
+    assert main(["retrieval", "checkpoints"]) == 2
+    assert "a model of kind cta cannot embed texts; it can reconstruct texts" in capsys.readouterr().err
+    assert main(["retrieval", "checkpoints", "--pairs", "1"]) == 2
     assert "--pairs must be at least 2" in capsys.readouterr().err
-
-
-def test_a_kind_that_cannot_embed_is_refused(tmp_path: Path, capsys: Output) -> None:
-    train(tiny_experiment(tmp_path, max_steps=2))
-    capsys.readouterr()
-    assert cli.main(["retrieval", str(tmp_path / "checkpoints")]) == 2
-    assert capsys.readouterr().err.endswith("a model of kind hier_ae cannot embed texts\n")

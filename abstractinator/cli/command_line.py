@@ -1,4 +1,4 @@
-"""The command line: `abstractinator train | generate | evaluate | accuracy | brier | testset | info`.
+"""The command line: `abstractinator train | generate | evaluate | accuracy | brier | retrieval | testset | info`.
 
 A user's mistake ends in one clear line on standard error and exit status 2, never in a traceback. A stop by Ctrl-C,
 SIGTERM or SIGHUP ends in 130, 143 or 129, after a checkpoint was written; a reader who went away (`| head`) quietly in
@@ -27,8 +27,8 @@ _COMMANDS = {
     "evaluate": evaluate,
     "accuracy": accuracy,
     "brier": brier,
-    "testset": testset,
     "retrieval": retrieval,
+    "testset": testset,
     "info": info,
 }
 

@@ -1,4 +1,4 @@
-"""One causal transformer in two roles: it decodes vectors, and as a language model it reads [vector; last W tokens].
+"""One causal transformer in two roles: it decodes vectors, and it is a language model of [vector; last W tokens].
 
 It predicts a token from the tokens before it and from what is added to each position. In the first role these are the
 carrier's numbers around that position and the memory of the vector; in the second the memory alone, as the tokens that

@@ -6,7 +6,6 @@ Letters: B rows of a batch, K texts of a row, M texts, W tokens of the longest t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -70,7 +69,7 @@ class GlaeModel(Model):
         texts = self.shortened(rows.of(rows.lengths > 0))
         carrier, memory = self.encoder.carrier(texts), self.encoder.memory(texts)
         reconstruction, language = self.decoder(
-            self.decoding(texts, self.disturbed(carrier), memory), self.language(rows, memories, batch.ids.shape)
+            self.decoding(texts, self.disturbed(carrier), memory), self.language(rows, memories, *_room(batch))
         )
         (nll, right), (row_nll, _) = reconstruction, language
         weight = nll.new_tensor(float(len(nll) + len(row_nll)))
@@ -104,18 +103,17 @@ class GlaeModel(Model):
         added = self.decoder.of_carrier(carrier) + self.decoder.of_memory(memory)[:, None]
         return self.decoder.reading(texts.ids, texts.lengths, added, torch.ones_like(texts.lengths, dtype=torch.bool))
 
-    def language(self, rows: Texts, memories: Tensor, shape: Sequence[int]) -> Reading:
-        """A batch of a shape (B, N), cut into `rows`: each position is to be predicted from the vector of the texts
-        before its own, and the tokens before it.
-
-        A full row was in general cut from a longer text, so that no end is predicted behind it.
+    def language(self, rows: Texts, memories: Tensor, count: int, longest: int) -> Reading:
+        """`count` rows, cut into texts: each position is to be predicted from the vector of the texts before its own,
+        and the tokens before it. The end is predicted behind rows of fewer than `longest` tokens: a longer one was in
+        general cut from a longer text.
         """
-        count, length = shape
         states = self.recurrence(memories.view(count, -1, memories.shape[1]))  # (B, K, D)
         before = F.pad(states, (0, 0, 1, 0))[:, :-1]
         added = self.decoder.of_memory(before).repeat_interleave(self.config.window, dim=1)
         lengths = rows.lengths.view(count, -1).sum(1)
-        return self.decoder.reading(rows.ids.view(count, -1), lengths, added, lengths < length - 2)
+        ids = rows.ids.view(count, -1)
+        return self.decoder.reading(ids, lengths, added, lengths < longest)
 
     def uniformity(self, vectors: Tensor) -> tuple[Tensor, dict[str, Mean]]:
         """What is minimised, and what is reported; both 0 where a micro-batch has but one text."""
@@ -142,10 +140,17 @@ class GlaeModel(Model):
         return cost, {"attraction": _mean(cost.detach(), 1)}
 
     def measure(self, batch: Batch, generator: torch.Generator) -> Sums:
-        return measure_rows(self, batch, generator)
+        rows = cut_rows(batch.ids, self.config.window, self.tokenizer)
+        language = self.language(rows, self.encoder.memory(rows), *_room(batch))
+        return measure_rows(self.config, self.encoder, self.decoder, language, batch, self.tokenizer)
 
     def metrics(self, sums: Sums) -> dict[str, Metric]:
         return metrics_of(self.config, sums)
+
+
+def _room(batch: Batch) -> tuple[int, int]:
+    """Rows of a batch, and tokens of text that each has room for."""
+    return len(batch.ids), batch.ids.shape[1] - 2
 
 
 def _mean(total: Tensor, weight: float) -> Mean:
