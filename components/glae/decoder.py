@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abstractinator.components.glae.config import GlaeConfig
+from abstractinator.components.glae.text_encoder import Encoded, positions_of
+from abstractinator.components.glae.texts import MOST_COPIES
 from abstractinator.components.packing import Packing
 from abstractinator.components.token_embedding import TokenEmbedding
 from abstractinator.components.token_head import IGNORED, ParallelHead
@@ -54,16 +56,25 @@ class Decoder(nn.Module):
         sizes, rows, hidden = config.decoder_ngram_sizes, config.decoder_ngram_rows, config.decoder_ngram_width
         self.embedding = TokenEmbedding(vocabulary, width, sizes, rows, hidden)
         self.from_carrier = nn.Linear((2 * REACH + 1) * config.slot_width, width)
+        self.copy = nn.Embedding(MOST_COPIES, width)
         self.carrier_mlp = ResidualMLP(width, width)
-        self.memory_norm = RMSNorm(config.memory_width)
-        self.from_memory = nn.Linear(config.memory_width, width, bias=False)
+        self.memory_norm = RMSNorm(config.topic_width)
+        self.from_memory = nn.Linear(config.topic_width, width, bias=False)
         self.transformer = SlidingWindowTransformer(config.decoder)
         self.head = ParallelHead(width, vocabulary)
 
-    def of_carrier(self, carrier: Tensor) -> Tensor:
-        """(M, W, s) → (M, W, width), of the numbers around each position."""
+    def of_carrier(self, carrier: Tensor, copies: Tensor) -> Tensor:
+        """(M, W, s) and (M,) → (M, W, width), for each token the mean over its copies of the numbers around them."""
         around = F.pad(carrier, (0, 0, REACH, REACH)).unfold(1, 2 * REACH + 1, 1).flatten(2)
-        return self.carrier_mlp(self.from_carrier(around))
+        token, copy = positions_of(copies, carrier.shape[1])
+        each = self.carrier_mlp(self.from_carrier(around) + self.copy(copy)) / copies[:, None, None]
+        first = torch.arange(len(carrier), device=carrier.device)[:, None] * carrier.shape[1]
+        summed = torch.zeros_like(each).flatten(0, 1).index_add(0, (first + token).flatten(), each.flatten(0, 1))
+        return summed.view(each.shape)
+
+    def of_encoded(self, encoded: Encoded) -> Tensor:
+        """→ (M, W, width), what the decoding of each text reads at its tokens."""
+        return self.of_carrier(encoded.carrier, encoded.copies) + self.of_memory(encoded.memory)[:, None]
 
     def of_memory(self, memory: Tensor) -> Tensor:
         """(…, D) → (…, width); zeros for a memory of zeros. Its length does not matter."""

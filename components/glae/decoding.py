@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abstractinator.components.glae.decoder import Decoder
+from abstractinator.components.glae.text_encoder import Encoded
 from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
 from abstractinator.components.token_embedding import HISTORY
 from abstractinator.components.token_hash import ngram_hashes, token_hash
@@ -55,13 +56,13 @@ class DecoderSteps:
 
 
 @torch.no_grad()
-def greedy_texts(decoder: Decoder, carrier: Tensor, memory: Tensor) -> list[list[int]]:
-    """(R, W, s) and (R, D) → the most probable token after token, up to the end, or W of them."""
-    count, window = carrier.shape[:2]
-    added = decoder.of_carrier(carrier) + decoder.of_memory(memory)[:, None]  # (R, W, width)
-    end, rows = decoder.vocabulary.codebook_size, torch.arange(count, device=carrier.device)
+def greedy_texts(decoder: Decoder, encoded: Encoded) -> list[list[int]]:
+    """Of each of R texts the most probable token after token, up to the end, or W of them."""
+    count, window = encoded.carrier.shape[:2]
+    added, device = decoder.of_encoded(encoded), encoded.carrier.device  # (R, W, width)
+    end, rows = decoder.vocabulary.codebook_size, torch.arange(count, device=device)
     steps, token = DecoderSteps(decoder, count), torch.full_like(rows, decoder.vocabulary.bos)
-    found = torch.full((count, window), end, device=carrier.device)
+    found = torch.full((count, window), end, device=device)
     going = torch.ones_like(rows, dtype=torch.bool)
     for at in range(window):
         token = steps.read(rows, token[:, None], added[:, at : at + 1])[:, 0].argmax(-1)

@@ -6,6 +6,7 @@ Letters: B rows of a batch, K texts of a row, M texts, W tokens of the longest t
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from abstractinator.components.glae.config import GlaeConfig
 from abstractinator.components.glae.decoder import Decoder, Reading
 from abstractinator.components.glae.iteration import Recurrence
 from abstractinator.components.glae.measures import measure_rows, metrics_of
-from abstractinator.components.glae.text_encoder import TextEncoder, joined
+from abstractinator.components.glae.text_encoder import Encoded, TextEncoder
 from abstractinator.components.glae.texts import Texts, cut_rows
 from abstractinator.components.glae.uniformity import (
     attraction,
@@ -46,7 +47,7 @@ class GlaeModel(Model):
         super().__init__(config, tokenizer)
         vocabulary = Vocabulary(self.tokenizer.text_size)
         self.encoder = TextEncoder(config, self.tokenizer.vocab_size, self.tokenizer.EOS)
-        self.recurrence = Recurrence(config.memory_width)
+        self.recurrence = Recurrence(config.topic_width)
         self.decoder = Decoder(config, vocabulary)
         self.apply(_initialize)
 
@@ -67,13 +68,13 @@ class GlaeModel(Model):
         rows = cut_rows(batch.ids, self.config.window, self.tokenizer)
         memories = self.encoder.memory(rows)  # (B·K, D)
         texts = self.shortened(rows.of(rows.lengths > 0))
-        carrier, memory = self.encoder.carrier(texts), self.encoder.memory(texts)
+        encoded = self.encoder(texts)
         reconstruction, language = self.decoder(
-            self.decoding(texts, self.disturbed(carrier), memory), self.language(rows, memories, *_room(batch))
+            self.decoding(texts, self.disturbed(encoded)), self.language(rows, memories, *_room(batch))
         )
         (nll, right), (row_nll, _) = reconstruction, language
         weight = nll.new_tensor(float(len(nll) + len(row_nll)))
-        spread, spread_part = self.uniformity(joined(carrier, memory))
+        spread, spread_part = self.uniformity(encoded.vectors)
         drawn, drawn_part = self.attraction(rows, memories, len(batch.ids))
         config = self.config
         contrast = config.uniformity_weight * spread + config.attraction_weight * drawn
@@ -92,15 +93,17 @@ class GlaeModel(Model):
         drawn = torch.rand(len(texts.lengths)).to(texts.lengths.device) / (1 - _WHOLE)
         return texts.beginnings((drawn * (texts.lengths + 1)).long())
 
-    def disturbed(self, carrier: Tensor) -> Tensor:
+    def disturbed(self, encoded: Encoded) -> Encoded:
         """With noise in training, so that rounding does no harm in storage."""
         if not self.training or not self.config.noise:
-            return carrier
-        return carrier + self.config.noise * torch.randn(carrier.shape).to(carrier.device)
+            return encoded
+        carrier = encoded.carrier
+        noise = self.config.noise * torch.randn(carrier.shape).to(carrier.device)
+        return replace(encoded, carrier=carrier + noise)
 
-    def decoding(self, texts: Texts, carrier: Tensor, memory: Tensor) -> Reading:
+    def decoding(self, texts: Texts, encoded: Encoded) -> Reading:
         """The texts, each to be decoded from its vector."""
-        added = self.decoder.of_carrier(carrier) + self.decoder.of_memory(memory)[:, None]
+        added = self.decoder.of_encoded(encoded)
         return self.decoder.reading(texts.ids, texts.lengths, added, torch.ones_like(texts.lengths, dtype=torch.bool))
 
     def language(self, rows: Texts, memories: Tensor, count: int, longest: int) -> Reading:
