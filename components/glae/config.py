@@ -34,7 +34,8 @@ class GlaeConfig:
 
     embedding_width: d, numbers of a text's vector. memory_width: how many of them say what the text, and all that was
     read before it, is about, and one that says how many positions each token of the text has; the others carry its
-    tokens, the same number for each of the W positions of the longest text. ngram_sizes: lengths in tokens of the n-grams that the memory sums, in a table of ngram_rows × ngram_width.
+    tokens, the same number for each of the W positions of the longest text.
+    ngram_sizes: lengths in tokens of the n-grams that the memory sums, in a table of ngram_rows × ngram_width.
     encoder: text to vector. decoder: vector to text, and the language model; its window is W, the longest text that a
     vector carries and the tokens that are read beside a vector. decoder_ngram_*: of the decoder's input tokens.
 
