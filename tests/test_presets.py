@@ -20,8 +20,6 @@ PRESETS = sorted((ROOT / "experiments").glob("*.py"))
 SMALLER = {
     "fineweb_edu": ["model.top_transformer_config.transformer.layers=2"],  # of 16
     "cta_full": ["model.width=64"],  # of 512
-    "glae": ["model.decoder.window=32"],  # of 128: a row has at least two texts
-    "glae_7_layers": ["model.decoder.window=32", "model.decoder.layers=1", "model.encoder.width=48"],
 }
 
 
