@@ -26,8 +26,6 @@ from abstractinator.cli.main import main
 from abstractinator.components.glae.config import EncoderConfig, GlaeConfig
 from abstractinator.components.glae.glae import Glae
 from abstractinator.components.glae.iteration import Recurrence
-from abstractinator.components.glae.text_encoder import Encoded
-from abstractinator.components.glae.texts import texts_of
 from abstractinator.components.glae.uniformity import (
     attraction,
     largest_coding_rate,
@@ -35,7 +33,6 @@ from abstractinator.components.glae.uniformity import (
     total_coding_rate,
 )
 from abstractinator.components.transformer import TransformerConfig
-from abstractinator.config.experiment import load_experiment
 from abstractinator.config.settings import ConfigError
 from abstractinator.contract.capabilities import Passage
 from abstractinator.contract.file_tokenizer import FileTokenizer
@@ -310,38 +307,3 @@ def test_every_command_works(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "glae, 8 steps" in out and "n-grams" in out and "ratio" in out
     assert main(["brier", "checkpoints", "--prefixes", "8", "--context", "20"]) == 0
     assert main(["accuracy", "checkpoints", "--length", "16", "--sequences", "8"]) == 0
-
-
-@pytest.mark.parametrize(("length", "copies"), [(0, 16), (1, 16), (2, 8), (5, 3), (8, 2), (9, 1), (16, 1)])
-def test_a_short_text_is_carried_several_times(length: int, copies: int) -> None:
-    """Every number behind its copies is 0, and a vector keeps their number in half precision."""
-    model = tiny()
-    text = texts_of([list(range(length))], W, model.device)
-    with torch.no_grad():
-        encoded = model.encoder(text)
-    assert encoded.copies.tolist() == [copies]
-    used = copies * min(length + 1, W // copies)  # with the end, where there is room
-    assert encoded.carrier[0, :used].abs().min() > 0 and not encoded.carrier[0, used:].any()
-    again = Encoded.of(encoded.vectors.half(), model.config)
-    assert again.copies.tolist() == [copies]
-    torch.testing.assert_close(again.carrier, encoded.carrier, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(again.memory, encoded.memory, rtol=1e-3, atol=1e-3)
-
-
-def test_copies_are_averaged() -> None:
-    decoder, carrier = tiny().decoder, torch.rand(2, W, 3)
-    with torch.no_grad():
-        both = decoder.of_carrier(carrier, torch.tensor([4, 1]))
-        around = torch.nn.functional.pad(carrier, (0, 0, 2, 2)).unfold(1, 5, 1).flatten(2)
-        each = decoder.carrier_mlp(decoder.from_carrier(around[0]) + decoder.copy(torch.arange(W) % 4))
-        torch.testing.assert_close(both[0, :4], each.view(4, 4, -1).mean(1))
-        torch.testing.assert_close(decoder.of_carrier(carrier[1:], torch.tensor([1])), both[1:])
-    assert not both[0, 4:].any()  # no token of the text stands there
-
-
-def test_the_seven_layers_are_seven() -> None:
-    config = load_experiment(Path(__file__).resolve().parents[1] / "experiments" / "glae_7_layers.py", [])
-    with torch.device("meta"):
-        model, default = Glae(config.model), Glae(GlaeConfig())
-    assert len(model.decoder.transformer.blocks) == 7
-    assert 3.8e6 <= sum(parameter.numel() for parameter in default.parameters()) <= 4.2e6

@@ -33,9 +33,8 @@ class GlaeConfig:
     """Sizes and losses of a Glae.
 
     embedding_width: d, numbers of a text's vector. memory_width: how many of them say what the text, and all that was
-    read before it, is about, and one that says how many positions each token of the text has; the others carry its
-    tokens, the same number for each of the W positions of the longest text.
-    ngram_sizes: lengths in tokens of the n-grams that the memory sums, in a table of ngram_rows × ngram_width.
+    read before it, is about; the others carry its tokens, the same number for each of the W positions of the longest
+    text. ngram_sizes: lengths in tokens of the n-grams that the memory sums, in a table of ngram_rows × ngram_width.
     encoder: text to vector. decoder: vector to text, and the language model; its window is W, the longest text that a
     vector carries and the tokens that are read beside a vector. decoder_ngram_*: of the decoder's input tokens.
 
@@ -60,10 +59,10 @@ class GlaeConfig:
     decoder_ngram_rows: int = 24_576
     decoder_ngram_width: int = 32
     uniformity: Literal["tcr", "infonce"] = field(default="tcr", metadata=TRAINING_ONLY)
-    uniformity_weight: float = field(default=0.1, metadata=TRAINING_ONLY)
+    uniformity_weight: float = field(default=0.3, metadata=TRAINING_ONLY)
     tcr_epsilon: float = field(default=0.5, metadata=TRAINING_ONLY)
     temperature: float = field(default=0.07, metadata=TRAINING_ONLY)
-    attraction_weight: float = field(default=0.1, metadata=TRAINING_ONLY)
+    attraction_weight: float = field(default=1.0, metadata=TRAINING_ONLY)
     language_weight: float = field(default=1.0, metadata=TRAINING_ONLY)
     noise: float = field(default=0.03, metadata=TRAINING_ONLY)
 
@@ -83,8 +82,6 @@ class GlaeConfig:
             raise ValueError("ngram_sizes and decoder_ngram_sizes need at least one size each")
         if self.decoder.layers < 1:
             raise ValueError("decoder.layers must be at least 1, not 0")
-        if self.memory_width < 2:
-            raise ValueError(f"memory_width must be at least 2, not {self.memory_width}")
         carrying = self.embedding_width - self.memory_width
         if carrying < self.window or carrying % self.window:
             raise ValueError(
@@ -104,11 +101,6 @@ class GlaeConfig:
     def window(self) -> int:
         """W."""
         return self.decoder.window
-
-    @property
-    def topic_width(self) -> int:
-        """D: numbers of the memory but for the one that says how often the carrier has each token."""
-        return self.memory_width - 1
 
     @property
     def slot_width(self) -> int:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abstractinator.components.glae.decoder import Decoder
-from abstractinator.components.glae.text_encoder import Encoded
 from abstractinator.components.incremental.incremental_transformer import IncrementalTransformer
 from abstractinator.components.token_embedding import HISTORY
 from abstractinator.components.token_hash import ngram_hashes, token_hash
@@ -56,16 +55,19 @@ class DecoderSteps:
 
 
 @torch.no_grad()
-def greedy_texts(decoder: Decoder, encoded: Encoded) -> list[list[int]]:
-    """Of each of R texts the most probable token after token, up to the end, or W of them."""
-    count, window = encoded.carrier.shape[:2]
-    added, device = decoder.of_encoded(encoded), encoded.carrier.device  # (R, W, width)
-    end, rows = decoder.vocabulary.codebook_size, torch.arange(count, device=device)
+def greedy_texts(decoder: Decoder, points: Tensor, carrier: Tensor, memory: Tensor) -> list[list[int]]:
+    """points (V + 1, s), see `Carrier`; (R, W, s) and (R, D) → the most probable token after token, up to the end, or
+    W of them."""
+    count, window = carrier.shape[:2]
+    added = decoder.of_carrier(carrier) + decoder.of_memory(memory)[:, None]  # (R, W, width)
+    near = decoder.nearness(carrier, points)
+    end, rows = decoder.vocabulary.codebook_size, torch.arange(count, device=carrier.device)
     steps, token = DecoderSteps(decoder, count), torch.full_like(rows, decoder.vocabulary.bos)
-    found = torch.full((count, window), end, device=device)
+    found = torch.full((count, window), end, device=carrier.device)
     going = torch.ones_like(rows, dtype=torch.bool)
     for at in range(window):
-        token = steps.read(rows, token[:, None], added[:, at : at + 1])[:, 0].argmax(-1)
+        logits = steps.read(rows, token[:, None], added[:, at : at + 1])[:, 0]
+        token = (logits + near[:, at]).argmax(-1)
         going &= token != end
         if not going.any():
             break

@@ -53,7 +53,7 @@ class _Generation:
         """(K + 1, D): before each of the K whole texts of a prompt, and behind the last."""
         whole = len(ids) // self.window
         if not whole:
-            return torch.zeros(1, self.model.config.topic_width, device=self.device)
+            return torch.zeros(1, self.model.config.memory_width, device=self.device)
         parts = [ids[at * self.window : (at + 1) * self.window] for at in range(whole)]
         memories = self.model.encoder.memory(texts_of(parts, self.window, self.device))
         return F.pad(self.model.recurrence(memories[None])[0], (0, 0, 1, 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from abstractinator.components.glae.generation import MODE, stream_tokens
 from abstractinator.components.glae.glae_model import GlaeModel
 from abstractinator.components.glae.measures import STORED_BITS
 from abstractinator.components.glae.scoring import exact_scores
-from abstractinator.components.glae.text_encoder import Encoded
+from abstractinator.components.glae.text_encoder import joined, taken_apart
 from abstractinator.components.glae.texts import texts_of
 from abstractinator.contract.capabilities import Latents, Passage, Piece, Score
 from abstractinator.contract.generation_config import GenerationConfig
@@ -52,7 +51,7 @@ class Glae(GlaeModel):
     def _embed(self, rows: list[list[int]]) -> Tensor:
         """Token ids of each text, at most W → (B, d)."""
         parts = [rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE)]
-        vectors = [self.encoder(texts_of(part, self.longest_text, self.device)).vectors for part in parts]
+        vectors = [self.encoder(texts_of(part, self.longest_text, self.device)) for part in parts]
         return torch.cat(vectors) if vectors else torch.zeros(0, self.config.embedding_width, device=self.device)
 
     @torch.no_grad()
@@ -79,8 +78,10 @@ class Glae(GlaeModel):
         new = self.embed([text])
         if embedding is None:
             return new[0]
-        read, before = Encoded.of(new, self.config), Encoded.of(self.checked(embedding[None]), self.config)
-        return replace(read, memory=self.recurrence.step(before.memory, read.memory)).vectors[0]
+        size = (self.longest_text, self.config.slot_width)
+        carrier, memory = taken_apart(new, *size)
+        _, before = taken_apart(self.checked(embedding[None]), *size)
+        return joined(carrier, self.recurrence.step(before, memory))[0]
 
     @torch.no_grad()
     def reconstruct(self, embeddings: Tensor) -> list[bytes]:
@@ -88,7 +89,11 @@ class Glae(GlaeModel):
         text that came last. Raises ValueError for vectors of another width."""
         texts: list[bytes] = []
         for part in self.checked(embeddings).split(_AT_ONCE):
-            texts += map(self.tokenizer.decode, greedy_texts(self.decoder, Encoded.of(part, self.config)))
+            carrier, memory = taken_apart(part, self.longest_text, self.config.slot_width)
+            texts += [
+                self.tokenizer.decode(ids)
+                for ids in greedy_texts(self.decoder, self.encoder.carrier.points, carrier, memory)
+            ]
         return texts
 
     def checked(self, embeddings: Tensor) -> Tensor:
@@ -125,7 +130,7 @@ class Glae(GlaeModel):
     def describe(self) -> dict[str, str]:
         config = self.config
         return {
-            "vector": f"{config.embedding_width} numbers: {config.slot_width} for each of {config.window} positions, "
+            "vector": f"{config.embedding_width} numbers: {config.slot_width} for each of {config.window} tokens, "
             f"{config.memory_width} of memory",
             "decoder": f"{config.decoder.layers} layers, {config.decoder.width} wide, window {config.window} tokens",
         }

@@ -6,7 +6,6 @@ Letters: B rows of a batch, K texts of a row, M texts, W tokens of the longest t
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -17,7 +16,7 @@ from abstractinator.components.glae.config import GlaeConfig
 from abstractinator.components.glae.decoder import Decoder, Reading
 from abstractinator.components.glae.iteration import Recurrence
 from abstractinator.components.glae.measures import measure_rows, metrics_of
-from abstractinator.components.glae.text_encoder import Encoded, TextEncoder
+from abstractinator.components.glae.text_encoder import BidirectionalAttention, Carrier, TextEncoder, joined
 from abstractinator.components.glae.texts import Texts, cut_rows
 from abstractinator.components.glae.uniformity import (
     attraction,
@@ -47,7 +46,7 @@ class GlaeModel(Model):
         super().__init__(config, tokenizer)
         vocabulary = Vocabulary(self.tokenizer.text_size)
         self.encoder = TextEncoder(config, self.tokenizer.vocab_size, self.tokenizer.EOS)
-        self.recurrence = Recurrence(config.topic_width)
+        self.recurrence = Recurrence(config.memory_width)
         self.decoder = Decoder(config, vocabulary)
         self.apply(_initialize)
 
@@ -68,13 +67,13 @@ class GlaeModel(Model):
         rows = cut_rows(batch.ids, self.config.window, self.tokenizer)
         memories = self.encoder.memory(rows)  # (B·K, D)
         texts = self.shortened(rows.of(rows.lengths > 0))
-        encoded = self.encoder(texts)
+        carrier, memory = self.encoder.carrier(texts), self.encoder.memory(texts)
         reconstruction, language = self.decoder(
-            self.decoding(texts, self.disturbed(encoded)), self.language(rows, memories, *_room(batch))
+            self.decoding(texts, self.disturbed(carrier), memory), self.language(rows, memories, *_room(batch))
         )
         (nll, right), (row_nll, _) = reconstruction, language
         weight = nll.new_tensor(float(len(nll) + len(row_nll)))
-        spread, spread_part = self.uniformity(encoded.vectors)
+        spread, spread_part = self.uniformity(joined(carrier, memory))
         drawn, drawn_part = self.attraction(rows, memories, len(batch.ids))
         config = self.config
         contrast = config.uniformity_weight * spread + config.attraction_weight * drawn
@@ -93,18 +92,18 @@ class GlaeModel(Model):
         drawn = torch.rand(len(texts.lengths)).to(texts.lengths.device) / (1 - _WHOLE)
         return texts.beginnings((drawn * (texts.lengths + 1)).long())
 
-    def disturbed(self, encoded: Encoded) -> Encoded:
+    def disturbed(self, carrier: Tensor) -> Tensor:
         """With noise in training, so that rounding does no harm in storage."""
         if not self.training or not self.config.noise:
-            return encoded
-        carrier = encoded.carrier
-        noise = self.config.noise * torch.randn(carrier.shape).to(carrier.device)
-        return replace(encoded, carrier=carrier + noise)
+            return carrier
+        return carrier + self.config.noise * torch.randn(carrier.shape).to(carrier.device)
 
-    def decoding(self, texts: Texts, encoded: Encoded) -> Reading:
+    def decoding(self, texts: Texts, carrier: Tensor, memory: Tensor) -> Reading:
         """The texts, each to be decoded from its vector."""
-        added = self.decoder.of_encoded(encoded)
-        return self.decoder.reading(texts.ids, texts.lengths, added, torch.ones_like(texts.lengths, dtype=torch.bool))
+        added = self.decoder.of_carrier(carrier) + self.decoder.of_memory(memory)[:, None]
+        near = self.decoder.nearness(carrier, self.encoder.carrier.points)
+        ends = torch.ones_like(texts.lengths, dtype=torch.bool)
+        return self.decoder.reading(texts.ids, texts.lengths, added, ends, near)
 
     def language(self, rows: Texts, memories: Tensor, count: int, longest: int) -> Reading:
         """`count` rows, cut into texts: each position is to be predicted from the vector of the texts before its own,
@@ -162,7 +161,9 @@ def _mean(total: Tensor, weight: float) -> Mean:
 
 def _initialize(module: nn.Module) -> None:
     """Matrices at 1/√fan-in, embeddings small, so that all parts of a sum begin alike; what blocks add, at zero."""
-    if isinstance(module, SwiGLU | SlidingWindowAttention):
+    if isinstance(module, Carrier):
+        module.initialize()
+    elif isinstance(module, SwiGLU | SlidingWindowAttention | BidirectionalAttention):
         nn.init.zeros_(module.to_out.weight)  # after its own turn, as children come first
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)

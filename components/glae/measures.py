@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abstractinator.components.glae.config import GlaeConfig
 from abstractinator.components.glae.decoding import greedy_texts
-from abstractinator.components.glae.text_encoder import Encoded
+from abstractinator.components.glae.text_encoder import joined, taken_apart
 from abstractinator.components.glae.texts import Texts, cut_rows
 from abstractinator.components.glae.uniformity import largest_coding_rate, total_coding_rate
 from abstractinator.contract.model import Batch, Metric, Sums
@@ -47,7 +47,7 @@ def measure_rows(
     ((nll, _),) = decoder(language)
     sums: Sums = {"bytes": batch.bytes, "language_nll": float(nll.double().sum()), "tokens": int(texts.lengths.sum())}
     if len(texts.lengths) > 1:
-        vectors = encoder(texts).vectors
+        vectors = joined(encoder.carrier(texts), encoder.memory(texts))
         largest = largest_coding_rate(len(vectors), vectors.shape[1], config.tcr_epsilon)
         sums |= {"coding_rate": float(total_coding_rate(vectors, config.tcr_epsilon)) / largest, "coding_rates": 1}
     else:
@@ -74,8 +74,8 @@ def exact_texts(config: GlaeConfig, encoder: TextEncoder, decoder: Decoder, text
     """Whether each text is decoded exactly from its vector in half precision, greedily."""
     if not len(texts.lengths):
         return []
-    vectors: Tensor = encoder(texts).vectors.half()
-    found = greedy_texts(decoder, Encoded.of(vectors, config))
+    vectors: Tensor = joined(encoder.carrier(texts), encoder.memory(texts)).half()
+    found = greedy_texts(decoder, encoder.carrier.points, *taken_apart(vectors, config.window, config.slot_width))
     rows = [row[:size] for row, size in zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True)]
     return [text == row for text, row in zip(found, rows, strict=True)]
 

@@ -4,14 +4,13 @@ A vector has two parts. The *carrier* has s numbers for each position of the lon
 reads the text in both directions; from it the text is decoded. The *memory* is a sum over the text's n-grams, of length
 1, to which what was read before the text is added: see iteration.py.
 
-Letters: M texts, W positions of the longest text, s numbers of a position, D memory width, d = W·s + D + 1.
+Letters: M texts, W positions of the longest text, s numbers of a position, D memory width, d = W·s + D.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -20,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from abstractinator.components.glae.config import EncoderConfig, GlaeConfig
-from abstractinator.components.glae.texts import MOST_COPIES, Texts
+from abstractinator.components.glae.texts import Texts
 from abstractinator.components.sliding_window_attention import rotary_angles, rotate
 from abstractinator.components.token_embedding import HISTORY
 from abstractinator.components.token_hash import ngram_hashes, token_hash
@@ -28,7 +27,9 @@ from abstractinator.components.transformer import ResidualMLP, RMSNorm
 
 MEMORY_NORM = 2.0
 """Length of a text's memory; that of its carrier is at most 1, so that what a text is about decides its cosines."""
-_COPIES_NORM = 0.125
+
+
+_OUTERMOST = 0.9  # of the grid of points, in each dimension
 
 
 class BidirectionalAttention(nn.Module):
@@ -68,32 +69,47 @@ class EncoderBlock(nn.Module):
 class Carrier(nn.Module):
     """The numbers that carry a text's tokens: s for each position, between -1 and 1; 0 behind the text's end.
 
-    A token of a short text has several positions side by side, as many as fit for all of them. An end token takes the
-    positions behind the text, where there are some, so that its length is carried, too.
+    An end token takes the position behind the text, where there is one, so that its length is carried, too. Each token
+    has a learned point in s dimensions; the points begin on a grid, far from one another. The transformer moves it by
+    what stands around it, at first not at all.
     """
 
     def __init__(self, config: GlaeConfig, vocab_size: int, end: int) -> None:
         super().__init__()
         self.end = end
         self.embedding = nn.Embedding(vocab_size, config.encoder.width)
-        self.copy = nn.Embedding(MOST_COPIES, config.encoder.width)
         blocks = nn.ModuleList(EncoderBlock(config.encoder) for _ in range(config.encoder.layers))
         self.blocks = cast(Sequence[EncoderBlock], blocks)
         self.norm = RMSNorm(config.encoder.width)
         self.to_slots = nn.Linear(config.encoder.width, config.slot_width)
+        self.codes = nn.Embedding(vocab_size, config.slot_width)
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Points on a grid of as many equal steps in each dimension as all tokens need; no move."""
+        count, width = self.codes.weight.shape
+        levels = math.ceil(count ** (1 / width) - 1e-9)
+        place = levels ** torch.arange(width, device=self.codes.weight.device)
+        digits = torch.arange(count, device=self.codes.weight.device)[:, None] // place % levels
+        self.codes.weight.copy_(torch.atanh(_OUTERMOST * (2 * digits / max(levels - 1, 1) - 1)))
+        nn.init.zeros_(self.to_slots.weight)
+
+    @property
+    def points(self) -> Tensor:
+        """(V + 1, s) where text tokens and, as the last one, the end lie when nothing moves them."""
+        text = self.codes.weight[: self.end - 1]  # ids are V of text, BOS, EOS, PAD
+        return torch.tanh(torch.cat([text, self.codes.weight[self.end : self.end + 1]]).float())
 
     def forward(self, texts: Texts) -> Tensor:
         """→ (M, W, s)."""
         ended, lengths = texts.with_end(self.end)
-        token, copy = positions_of(texts.copies, ended.shape[1])
-        ended = torch.where(token < texts.ids.shape[1] // texts.copies[:, None], ended.gather(1, token), self.end)
-        inside = (token < lengths[:, None]) & (token < ended.shape[1] // texts.copies[:, None])
-        x = self.embedding(ended) + self.copy(copy)
+        inside = torch.arange(ended.shape[1], device=ended.device) < lengths[:, None]  # (M, W)
+        x = self.embedding(ended)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for block in self.blocks:
             x = block(x, inside[:, None, None, :])
-        return torch.tanh(self.to_slots(self.norm(x)).float()) * inside[:, :, None]
+        return torch.tanh(self.codes(ended).float() + self.to_slots(self.norm(x)).float()) * inside[:, :, None]
 
 
 class NgramMemory(nn.Module):
@@ -104,7 +120,7 @@ class NgramMemory(nn.Module):
         self.sizes, self.rows = tuple(sorted(set(config.ngram_sizes))), config.ngram_rows
         # One more row, which stays zero, for where no n-gram ends.
         self.ngrams = nn.EmbeddingBag(self.rows + 1, config.ngram_width, mode="sum", padding_idx=self.rows)
-        self.to_memory = nn.Linear(config.ngram_width, config.topic_width, bias=False)
+        self.to_memory = nn.Linear(config.ngram_width, config.memory_width, bias=False)
 
     def forward(self, texts: Texts) -> Tensor:
         """→ (M, D) fp32 of length 1; zeros for a text without tokens."""
@@ -131,37 +147,19 @@ class TextEncoder(nn.Module):
         self.carrier = Carrier(config, vocab_size, end)
         self.memory = NgramMemory(config)
 
-    def forward(self, texts: Texts) -> Encoded:
-        return Encoded(self.carrier(texts), texts.copies, self.memory(texts))
+    def forward(self, texts: Texts) -> Tensor:
+        """→ (M, d) fp32."""
+        return joined(self.carrier(texts), self.memory(texts))
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """carrier: (M, W, s). copies: (M,) how many positions of the carrier each token has. memory: (M, D)."""
-
-    carrier: Tensor
-    copies: Tensor
-    memory: Tensor
-
-    @property
-    def vectors(self) -> Tensor:
-        """(M, d) fp32: the carrier, of length at most 1, the memory, of a new text of length MEMORY_NORM, and, as a
-        share of their most, the copies."""
-        flat = self.carrier.flatten(1)
-        copies = self.copies[:, None] / MOST_COPIES
-        return torch.cat([flat * flat.shape[1] ** -0.5, self.memory * MEMORY_NORM, copies * _COPIES_NORM], dim=1)
-
-    @classmethod
-    def of(cls, vectors: Tensor, config: GlaeConfig) -> Encoded:
-        """From `vectors` (M, d), in any precision."""
-        carried = config.window * config.slot_width
-        flat, memory, copies = vectors.float().split([carried, config.topic_width, 1], dim=1)
-        carrier = (flat * carried**0.5).unflatten(1, (config.window, config.slot_width))
-        number = (copies[:, 0] / _COPIES_NORM * MOST_COPIES).round().long().clamp(1, min(MOST_COPIES, config.window))
-        return cls(carrier, number, memory / MEMORY_NORM)
+def joined(carrier: Tensor, memory: Tensor) -> Tensor:
+    """(M, W, s) and (M, D) → (M, d) vectors, in which the carrier's length is at most 1, the memory's MEMORY_NORM."""
+    flat = carrier.flatten(1)
+    return torch.cat([flat * flat.shape[1] ** -0.5, memory * MEMORY_NORM], dim=1)
 
 
-def positions_of(copies: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """(M,) → for each of the W positions of a carrier, (M, W) which token stands there, and which of its copies."""
-    position = torch.arange(window, device=copies.device)
-    return position // copies[:, None], position % copies[:, None]
+def taken_apart(vectors: Tensor, window: int, slot_width: int) -> tuple[Tensor, Tensor]:
+    """(M, d) → what `joined` was given."""
+    carried = window * slot_width
+    flat, memory = vectors.float().split([carried, vectors.shape[1] - carried], dim=1)
+    return (flat * carried**0.5).unflatten(1, (window, slot_width)), memory / MEMORY_NORM

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from abstractinator.contract.tokenizer import Tokenizer
 
-MOST_COPIES = 16
-
 
 @dataclass(frozen=True)
 class Texts:
@@ -34,12 +32,6 @@ class Texts:
         """(M, W) ids with `end` behind each text, and everywhere else behind it, and (M,) lengths with one such token,
         where there is room for it."""
         return torch.where(self.inside, self.ids, end), (self.lengths + 1).clamp(max=self.ids.shape[1])
-
-    @cached_property
-    def copies(self) -> Tensor:
-        """(M,) how often each token of a text stands in the carrier: as often as all of them have room, at most
-        MOST_COPIES times."""
-        return (self.ids.shape[1] // self.lengths.clamp(min=1)).clamp(max=MOST_COPIES)
 
     def of(self, index: Tensor) -> Texts:
         """Some of the texts."""
