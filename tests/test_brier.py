@@ -98,7 +98,7 @@ def test_prefixes_stand_in_the_text() -> None:
     assert prefixes == choose_prefixes(DOCUMENTS, 500, 16) != choose_prefixes(DOCUMENTS, 500, 16, seed=1)
     digits = sum(each.context.isdigit() for each in prefixes) / 500
     assert digits == pytest.approx(281 / (281 + 501), abs=0.08)  # by how many places a document has
-    with pytest.raises(ValueError, match="no document has 604 bytes.*--context"):
+    with pytest.raises(ValueError, match=r"no document has 604 bytes.*--context"):
         choose_prefixes(DOCUMENTS, 1, 600)
 
 

@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_calm import TOKENS, document_rows, tiny_calm, tiny_calm_config
+from tiny_evaluation import write_tasks
 from tiny_runs import assert_same_weights, folders, losses_of, recorded_steps, stop_after, tiny_experiment, weights_of
+from tiny_tokenizer import tokenizer_source
 
 from abstractinator.checkpoints.checkpoint_file import load_checkpoint, save_checkpoint
 from abstractinator.checkpoints.errors import CheckpointError
@@ -33,8 +35,10 @@ from abstractinator.config.experiment import load_experiment
 from abstractinator.config.settings import ConfigError, build
 from abstractinator.contract.byte_tokenizer import ByteTokenizer
 from abstractinator.contract.capabilities import Scores, require
+from abstractinator.contract.file_tokenizer import FileTokenizer
 from abstractinator.contract.generation_config import GenerationConfig
-from abstractinator.contract.model import Batch
+from abstractinator.contract.model import Batch, RowLayout
+from abstractinator.data import rows_of
 from abstractinator.training.loop import Interrupted, train
 from abstractinator.training.optimizers import build_optimizers
 
@@ -59,6 +63,16 @@ def test_rows_become_chunks_of_documents_apart() -> None:
     assert after_bos(chunks.ids, TOKENS).tolist()[2:] == [
         [False, False], [True, True], [True, True], [True, True], [False, True], [True, True]
     ]  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(texts=st.lists(st.binary(max_size=30), min_size=1, max_size=5), size=st.integers(1, 6))
+def test_chunks_hold_all_of_the_text_and_nothing_else(texts: list[bytes], size: int) -> None:
+    chunks = chunks_of(rows_of(texts, RowLayout(30 * size, multiple_of=size)), size, TOKENS)
+    flat = chunks.ids.flatten()
+    assert flat[flat != P].tolist() == [i for text in texts for i in [B, *text, E]]
+    assert (chunks.packing.positions[(chunks.ids == B).any(-1)] == 0).all()
+    assert after_bos(chunks.ids, TOKENS).sum() == sum(len(text) + 1 for text in texts)
 
 
 @settings(max_examples=20)
@@ -314,7 +328,9 @@ def test_it_is_resumed_bit_for_bit_in_either_phase(stop: int, tmp_path: Path, mo
     steps = recorded_steps(monkeypatch)
     whole, halves = folders(tmp_path, "whole", "halves")
     model = tiny_calm_config()
-    train(tiny_experiment(whole, model=model))
+    train(tiny_experiment(whole, model=model, checkpoint_interval=4))
+    between, final = weights_of(whole, 4), weights_of(whole, 8)
+    assert {name.split(".")[0] for name in final if not final[name].equal(between[name])} == {"language_model", "head"}
     assert [list(step.parts) for step in steps] == [["nats_per_byte", "kl"]] * 4 + [["energy_loss"]] * 4
     expected = losses_of(steps)
     with monkeypatch.context() as patch:
@@ -324,7 +340,7 @@ def test_it_is_resumed_bit_for_bit_in_either_phase(stop: int, tmp_path: Path, mo
     first = losses_of(steps)
     train(tiny_experiment(halves, model=model, resume_from_checkpoint="latest"))
     assert first + losses_of(steps) == expected
-    assert_same_weights(weights_of(whole, 8), weights_of(halves, 8))
+    assert_same_weights(final, weights_of(halves, 8))
 
 
 def test_it_is_trained_and_used_by_the_command_line(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -339,7 +355,7 @@ def test_it_is_trained_and_used_by_the_command_line(tmp_path: Path, capsysbinary
     assert b"temperature must be at most 1" in capsysbinary.readouterr().err
     assert main(["brier", path, "--prefixes", "9", "--context", "20"]) == 0
     model, _ = load_model(path, torch.device("cpu"))
-    with pytest.raises(ValueError, match="cannot score texts; it can .*generate text"):
+    with pytest.raises(ValueError, match=r"cannot score texts; it can .*generate text"):
         require(model, Scores)
 
 
@@ -357,6 +373,36 @@ def test_a_checkpoint_without_its_autoencoder_or_with_another_is_refused(tmp_pat
     save_checkpoint(path, payload)
     with pytest.raises(CheckpointError, match="does not hold a model"):
         load_model(path, torch.device("cpu"))
+
+
+def test_a_training_is_not_resumed_with_another_autoencoder(tmp_path: Path) -> None:
+    train(tiny_experiment(tmp_path, model=tiny_calm_config()))
+    other = tiny_calm_config(autoencoder=ChunkAutoencoderConfig(16, 16, latent_width=6))
+    with pytest.raises(CheckpointError, match=r"model\.autoencoder\.latent_width"):
+        train(tiny_experiment(tmp_path, model=other, resume_from_checkpoint="latest", max_steps=9))
+
+
+def test_it_reads_the_tokens_of_a_file() -> None:
+    model = CALM(tiny_calm_config(), FileTokenizer(tokenizer_source())).eval()
+    text = b"the cat sat on the mat"
+    latents = model.encode([text])
+    assert latents.positions < 4 < tiny_calm().encode([text]).positions
+    assert len(generated(model, [b"the cat"])) == len(model.decode(latents)) == 1
+    rows = rows_of([text], RowLayout(16, multiple_of=4), model.tokenizer)
+    with torch.no_grad():
+        assert model.measure(Batch.of(rows, model.tokenizer), torch.Generator())["bytes"] == len(text)
+
+
+def test_the_harness_is_told_that_it_has_no_likelihood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(tiny_experiment(tmp_path, model=tiny_calm_config()))
+    (tmp_path / "tasks").mkdir()
+    tasks = write_tasks(tmp_path / "tasks")
+    arguments = ["--model", "calm", "--model_args", "checkpoint=checkpoints", "--include_path", str(tasks)]
+    assert main(["evaluate", *arguments, "--tasks", "tiny_choice"]) == 2
+    assert "a model of kind calm cannot score texts; it can reconstruct texts, generate text" in capsys.readouterr().err
 
 
 class LargeVocabulary(ByteTokenizer):

@@ -96,6 +96,16 @@ def test_scores_equal_what_stepwise_generation_computes(prompt: bytes, monkeypat
     assert sum(seen[: len(text)]) == pytest.approx(nll_of(model, prompt, text), abs=1e-3)
 
 
+def test_samples_have_the_frequencies_that_scores_say() -> None:
+    model, count = tiny_discrete(), 3_000
+    config = GenerationConfig(max_new_bytes=1, temperature=1.0, top_p=1.0, seed=0)
+    found = [piece.data[0] for piece in model.stream([b"ab"] * count, config)]
+    scores = model.score([Passage(b"ab", bytes([byte])) for byte in range(256)], "exact")
+    expected = count * torch.tensor([-score.nll for score in scores]).exp()
+    observed = torch.bincount(torch.tensor(found), minlength=256)
+    assert float(((observed - expected).square() / expected).sum()) < 311  # χ² of 255 degrees of freedom, at 1 %
+
+
 def test_greedy_text_is_greedy_by_its_score() -> None:
     model = tiny_discrete()
     text = b"".join(p.data for p in model.stream([b"abc"], GenerationConfig(max_new_bytes=13, temperature=0.0)))
@@ -123,7 +133,7 @@ def test_nothing_is_repeated_where_that_is_forbidden() -> None:
 
 
 def test_a_measurement_is_the_score_of_its_documents() -> None:
-    """Of documents that end where a chunk ends without filling, as scores have it; ends are in the measurement alone."""
+    """Of documents that need no filling, as scores have it; ends are in the measurement alone."""
     model = tiny_discrete()
     texts = [b"ten letter", b"sixsix", b"eighteen letters.."]
     with torch.no_grad():

@@ -64,7 +64,7 @@ def test_agreement_without_the_bernoulli_factory_is_rejected() -> None:
 
 
 def test_draws_are_bounded() -> None:
-    with pytest.raises(TooManyDraws, match="50 draws at temperature 0.5 did not agree"):
+    with pytest.raises(TooManyDraws, match=r"50 draws at temperature 0\.5 did not agree"):
         exact_choice(iter(range(10**6)), 0.5, Random(0), 50)
     with pytest.raises(TooManyDraws):
         exact_choice(iter(range(10**6)), 0.999, Random(0), 3)

@@ -1,8 +1,8 @@
 """BrierLM: how good samples of a model are, without a likelihood (Shao et al. 2025, arXiv 2510.27688, section 5).
 
-Of n-grams of bytes, so that models compare whatever their tokens or chunks are. For a prefix, the next n bytes y and two
-independent samples x₁ and x₂ of the model, the Brier score of the model's distribution P, 2 P(y) − Σ P(x)², is estimated
-without bias by 1{x₁ = y} + 1{x₂ = y} − 1{x₁ = x₂}.
+Of n-grams of bytes, so that models compare whatever their tokens or chunks are. For a prefix, the next n bytes y and
+two independent samples x₁ and x₂ of the model, the Brier score of the model's distribution P, 2 P(y) − Σ P(x)², is
+estimated without bias by 1{x₁ = y} + 1{x₂ = y} − 1{x₁ = x₂}.
 
 Letters: R prefixes, n = 1 … 4.
 """
@@ -120,8 +120,8 @@ def estimates_of(truth: Sequence[bytes], first: Sequence[bytes], second: Sequenc
 
 def unigram_brier_lm(documents: Sequence[bytes], prefixes: Sequence[Prefix], seed: int = 0) -> BrierLM:
     """Of a sampler that draws each byte by its frequency in the documents; computed, not sampled."""
-    counts = sum(np.bincount(np.frombuffer(text, dtype=np.uint8), minlength=256) for text in documents)
-    shares = counts / np.sum(counts)
+    counts = np.sum([np.bincount(np.frombuffer(text, dtype=np.uint8), minlength=256) for text in documents], axis=0)
+    shares = counts / counts.sum()
     following = np.array([list(prefix.following) for prefix in prefixes])
     right = shares[following].cumprod(axis=1)
     agree = np.square(shares).sum() ** np.arange(1, LONGEST + 1)

@@ -109,17 +109,17 @@ class CALM(Model):
         """loss: of the autoencoder by μ, in nats a chunk, and of the energy head; while the first is trained the second
         hardly changes, and the other way round. byte_accuracy, chunk_accuracy: reconstructed by μ, greedily. rate:
         KL(q‖p), which bits-back coding would reach."""
-        sums = {name: float(value) for name, value in sums.items()}
-        count, chunks = max(sums["bytes"], 1.0), max(sums["chunks"], 1.0)
-        energy = sums["energy_loss"] / max(sums["predicted_chunks"], 1.0)
+        total = {name: float(value) for name, value in sums.items()}
+        count, chunks = max(total["bytes"], 1.0), max(total["chunks"], 1.0)
+        energy = total["energy_loss"] / max(total["predicted_chunks"], 1.0)
         stored = _STORED_BITS * self.config.autoencoder.latent_width * chunks / count
         return {
-            "loss": Metric(sums["nll"] / chunks + energy, "reconstruction and energy loss, a chunk"),
+            "loss": Metric(total["nll"] / chunks + energy, "reconstruction and energy loss, a chunk"),
             "energy_loss": Metric(energy, "  energy loss"),
-            "byte_accuracy": Metric(1 - sums["wrong_bytes"] / count, "bytes reconstructed", ".3%"),
-            "chunk_accuracy": Metric(1 - sums["wrong_chunks"] / chunks, "chunks reconstructed whole", ".2%"),
+            "byte_accuracy": Metric(1 - total["wrong_bytes"] / count, "bytes reconstructed", ".3%"),
+            "chunk_accuracy": Metric(1 - total["wrong_chunks"] / chunks, "chunks reconstructed whole", ".2%"),
             "positions_per_byte": Metric(chunks / count, "positions per byte"),
-            "rate_bits_per_byte": Metric(sums["kl"] * _BITS / count, "latent: rate, bits per byte", ".2f"),
+            "rate_bits_per_byte": Metric(total["kl"] * _BITS / count, "latent: rate, bits per byte", ".2f"),
             "stored_bits_per_byte": Metric(stored, "latent: as stored (fp16), bits per byte", ".1f"),
         }
 
@@ -158,7 +158,7 @@ class CALM(Model):
         """See latent_chunks.py. Raises ValueError in addition for a temperature above 1 and for settings that a mode
         has no way to follow."""
         config = replace(config, mode=config.mode or MODES[0])
-        return stream_chunks(self, self, prompts, config, LatentChunks(self, config))
+        return stream_chunks(self, self, prompts, config, LatentChunks(self.autoencoder, self.head, config))
 
     def prompt_chunks(self, prompt: bytes) -> tuple[list[list[int]], list[int]]:
         """The chunks of a document that begins with a prompt and so far ends with a whole chunk."""

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from abstractinator.components.calm.chunk_autoencoder import ChunkAutoencoder
+from abstractinator.components.calm.energy_head import EnergyHead
 from abstractinator.components.calm.temperature import batch_choice, exact_choice
 from abstractinator.components.sampling import WrittenText, repeats_itself
 from abstractinator.contract.generation_config import GenerationConfig
-
-if TYPE_CHECKING:
-    from abstractinator.components.calm.calm import CALM
 
 MODES = ("batch", "exact")
 Chunk = tuple[int, ...]
@@ -36,9 +34,9 @@ _LATENTS = 1 << 13  # that are decoded at once
 class LatentChunks:
     """Chooses the next chunk of each row. Raises ValueError for settings that the mode has no way to follow."""
 
-    def __init__(self, model: CALM, config: GenerationConfig) -> None:
+    def __init__(self, autoencoder: ChunkAutoencoder, head: EnergyHead, config: GenerationConfig) -> None:
         _check(config)
-        self.model, self.config = model, config
+        self.autoencoder, self.head, self.config = autoencoder, head, config
         self.noise, self.random = torch.Generator(), Random(config.seed)
         if config.seed is None:
             self.noise.seed()
@@ -63,9 +61,9 @@ class LatentChunks:
         return [chunks for part in hidden.split(rows) for chunks in self._draw(part, count)]
 
     def _draw(self, hidden: Tensor, count: int) -> list[list[Chunk]]:
-        head, end = self.model.head, self.model.tokenizer.EOS
-        latents = head(hidden, head.noise(count, len(hidden), hidden.device, self.noise))  # (n, R, d)
-        ids = self.model.autoencoder.decode(latents).transpose(0, 1).tolist()  # (R, n, K)
+        end = self.autoencoder.tokenizer.EOS
+        latents = self.head(hidden, self.head.noise(count, len(hidden), hidden.device, self.noise))  # (n, R, d)
+        ids = self.autoencoder.decode(latents).transpose(0, 1).tolist()  # (R, n, K)
         return [[tuple(chunk[: chunk.index(end) + 1] if end in chunk else chunk) for chunk in row] for row in ids]
 
     def _endless(self, hidden: Tensor) -> Iterator[Chunk]:
@@ -77,7 +75,7 @@ class LatentChunks:
         config, size = self.config, self.config.no_repeat_ngram_size
 
         def allowed(chunk: Chunk) -> bool:
-            return not repeats_itself(text.recent, self.model.tokenizer.decode(chunk), size)
+            return not repeats_itself(text.recent, self.autoencoder.tokenizer.decode(chunk), size)
 
         return batch_choice(
             draws,
