@@ -398,7 +398,6 @@ def test_the_harness_is_told_that_it_has_no_likelihood(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     train(tiny_experiment(tmp_path, model=tiny_calm_config()))
-    (tmp_path / "tasks").mkdir()
     tasks = write_tasks(tmp_path / "tasks")
     arguments = ["--model", "calm", "--model_args", "checkpoint=checkpoints", "--include_path", str(tasks)]
     assert main(["evaluate", *arguments, "--tasks", "tiny_choice"]) == 2
