@@ -3,6 +3,8 @@
 # make lint    ruff and mypy
 # make bench   install the peers of requirements-bench.txt, too, then train and measure our model beside them: hours;
 #              an interrupted run continues where it was. Other sizes: make bench BENCH="--seconds 60 --sweep-seconds 0"
+# make bench-siblings
+#              train the kinds of this package side by side and measure them: an hour. BENCH as above
 # make clean   remove .venv, caches and build products; checkpoints and runs stay
 #
 # A particular interpreter: make train PYTHON=python3.12
@@ -13,7 +15,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.dev-installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: train test lint bench clean
+.PHONY: train test lint bench bench-siblings clean
 .DEFAULT_GOAL := train
 
 # The stamps are written last: an installation that was interrupted is started again.
@@ -52,6 +54,9 @@ $(BENCH_STAMP): $(DEV_STAMP) requirements-bench.txt
 
 bench: $(BENCH_STAMP)
 	$(VENV)/bin/python -m benchmarks.suite $(BENCH)
+
+bench-siblings: $(DEV_STAMP)
+	$(VENV)/bin/python -m benchmarks.siblings $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,5 +5,6 @@ KINDS = {
     "cta": "abstractinator.components.cta.continuous_text_autoencoder:ContinuousTextAutoencoder",
     "calm": "abstractinator.components.calm.calm:CALM",
     "calm_discrete": "abstractinator.components.calm.calm_discrete:CALMDiscrete",
+    "glae": "abstractinator.components.glae.glae:Glae",
 }
 DEFAULT = "hier_ae"

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from abstractinator.contract.generation_config import GenerationConfig
+from abstractinator.contract.tokenizer import Tokenizer
 
 Item = TypeVar("Item")
+_TRIES = 64  # tokens that would repeat something and are refused, before any is taken
 _GREEDY = 1e-6  # a temperature below this one is 0: logits over it would be infinite
 
 
@@ -57,6 +59,25 @@ def repeats_itself(recent: bytes | bytearray, more: bytes, size: int) -> bool:
     whole = bytes(recent) + more
     ends = range(max(len(recent) + 1, size), len(whole) + 1) if size else range(0)
     return any(whole.find(whole[end - size : end], 0, end - 1) >= 0 for end in ends)
+
+
+def draw_tokens(
+    sample: Sampler, logits: Tensor, texts: list[WrittenText], pending: list[list[int]], tokenizer: Tokenizer
+) -> list[int]:
+    """(R, V) logits, which may be changed → a token for each row. One that would complete a repetition is drawn again
+    without it. pending: tokens of each row that are not in its text yet."""
+    choice, size = sample(logits), sample.config.no_repeat_ngram_size
+    for _ in range(_TRIES if size else 0):
+        again = [
+            row
+            for row, (text, tokens) in enumerate(zip(texts, pending, strict=True))
+            if repeats_itself(text.recent, tokenizer.decode([*tokens, int(choice[row])]), size)
+        ]
+        if not again:
+            break
+        logits[again, choice[again]] = -torch.inf
+        choice[again] = sample(logits[again])
+    return choice.tolist()
 
 
 class WrittenText:

@@ -199,7 +199,7 @@ def test_the_autoencoder_restores_texts_of_any_length() -> None:
     model.eval()
     texts = [b"", b"a", b"ab", b"dcb", b"abcd" * 7]
     latents = model.encode(texts)
-    assert latents.positions == 1 + 1 + 2 + 2 + 15 and latents.bits == latents.positions * 16 * 16
+    assert latents.positions == 1 + 2 + 2 + 3 + 15 and latents.bits == latents.positions * 16 * 16
     assert model.decode(latents) == texts
     with torch.no_grad():
         sums = model.measure(Batch.of(document_rows(texts, 2, 32)), torch.Generator())
@@ -386,7 +386,7 @@ def test_it_reads_the_tokens_of_a_file() -> None:
     model = CALM(tiny_calm_config(), FileTokenizer(tokenizer_source())).eval()
     text = b"the cat sat on the mat"
     latents = model.encode([text])
-    assert latents.positions < 4 < tiny_calm().encode([text]).positions
+    assert latents.positions < 6 <= tiny_calm().encode([text]).positions
     assert len(generated(model, [b"the cat"])) == len(model.decode(latents)) == 1
     rows = rows_of([text], RowLayout(16, multiple_of=4), model.tokenizer)
     with torch.no_grad():

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from tiny_calm import TOKENS, document_rows, tiny_discrete, tiny_discrete_config
 from tiny_runs import assert_same_weights, folders, losses_of, recorded_steps, stop_after, tiny_experiment, weights_of
 
+from abstractinator.components.calm import token_chunks
 from abstractinator.components.calm.calm_discrete import CALMDiscrete
 from abstractinator.components.calm.chunks import Chunks, chunks_of
 from abstractinator.components.calm.generation import ChunkMemory
-from abstractinator.components.calm.token_chunks import TokenChunks
+from abstractinator.components.sampling import Sampler
 from abstractinator.config.settings import ConfigError
 from abstractinator.contract.capabilities import Generates, Passage, Scores
 from abstractinator.contract.generation_config import GenerationConfig
@@ -81,19 +82,19 @@ def test_the_probabilities_of_all_next_tokens_add_up_to_one() -> None:
 @pytest.mark.parametrize("prompt", [b"", b"ab", b"abc", TEXT])
 def test_scores_equal_what_stepwise_generation_computes(prompt: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The logits from which a text is sampled give the same cost as its score."""
-    model, seen = tiny_discrete(), []
-    real = TokenChunks._choose
+    model, costs = tiny_discrete(), []
+    real = token_chunks.draw_tokens
 
-    def recorded(self: TokenChunks, logits: torch.Tensor, *rest: Any) -> list[int]:
-        choice = real(self, logits, *rest)
-        seen.append(float(F.cross_entropy(logits, torch.tensor(choice), reduction="sum")))
-        return choice
+    def recorded(sampler: Sampler, logits: torch.Tensor, *rest: Any) -> list[int]:
+        tokens = real(sampler, logits, *rest)
+        costs.append(float(F.cross_entropy(logits, torch.tensor(tokens), reduction="sum")))
+        return tokens
 
-    monkeypatch.setattr(TokenChunks, "_choose", recorded)
+    monkeypatch.setattr(token_chunks, "draw_tokens", recorded)
     config = GenerationConfig(max_new_bytes=30, temperature=1.0, top_p=1.0, seed=4)
     text = b"".join(piece.data for piece in model.stream([prompt], config))
     assert len(text) > 8
-    assert sum(seen[: len(text)]) == pytest.approx(nll_of(model, prompt, text), abs=1e-3)
+    assert sum(costs[: len(text)]) == pytest.approx(nll_of(model, prompt, text), abs=1e-3)
 
 
 def test_samples_have_the_frequencies_that_scores_say() -> None:

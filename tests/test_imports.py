@@ -29,6 +29,7 @@ LAYERS = (
     "abstractinator.components.hierarchical",
     "abstractinator.components.cta",
     "abstractinator.components.calm",
+    "abstractinator.components.glae",
     "abstractinator.components.incremental",
     "abstractinator.components.bottlenecks",
     "abstractinator.components",

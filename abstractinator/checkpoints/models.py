@@ -25,10 +25,10 @@ from abstractinator.config.settings import build, to_dict
 from abstractinator.contract.file_tokenizer import tokenizer_of
 from abstractinator.contract.model import Model
 from abstractinator.contract.tokenizer import Tokenizer
-from abstractinator.messages import first_line
 
 # What may be computed and not saved, such as a table of positions.
 _DERIVED_TENSORS, _DERIVED_NUMBERS = 64, 1 << 24
+_LONGEST_REASON = 200  # characters
 _TOO_LARGE = "its settings describe a larger model than its weights"
 _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.arange, torch.full)
 
@@ -79,8 +79,14 @@ def _refused(path: Path, payload: dict[str, Any]) -> Iterator[None]:
     except Exception as error:  # the file may be of any origin, and a kind may raise any error
         raise CheckpointError(
             f"{path} does not hold a model that this version ({__version__}) can build; it was written by "
-            f"version {payload.get('version', 'unknown')}: {first_line(error)}"
+            f"version {payload.get('version', 'unknown')}: {_shortened(error)}"
         ) from error
+
+
+def _shortened(error: Exception) -> str:
+    """The beginning of an error's text in one line; of a torch error about weights, with the first of their names."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
 
 
 def _builder(payload: dict[str, Any]) -> Callable[[], Model]:

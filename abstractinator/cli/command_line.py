@@ -1,4 +1,4 @@
-"""The command line: `abstractinator train | generate | evaluate | accuracy | brier | testset | info`.
+"""The command line: `abstractinator train | generate | evaluate | accuracy | brier | retrieval | testset | info`.
 
 A user's mistake ends in one clear line on standard error and exit status 2, never in a traceback. A stop by Ctrl-C,
 SIGTERM or SIGHUP ends in 130, 143 or 129, after a checkpoint was written; a reader who went away (`| head`) quietly in
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 
 from abstractinator import __version__
-from abstractinator.cli import accuracy, brier, evaluate, generate, info, testset, train
+from abstractinator.cli import accuracy, brier, evaluate, generate, info, retrieval, testset, train
 from abstractinator.processor import limit_kernels, limit_spinning
 
 _COMMANDS = {
@@ -27,6 +27,7 @@ _COMMANDS = {
     "evaluate": evaluate,
     "accuracy": accuracy,
     "brier": brier,
+    "retrieval": retrieval,
     "testset": testset,
     "info": info,
 }

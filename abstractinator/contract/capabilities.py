@@ -43,7 +43,12 @@ class Reconstructs(Protocol):
 
 @runtime_checkable
 class Embeds(Protocol):
-    """Texts to one vector each, and back. Consumer: the retrieval check."""
+    """Texts to one vector each, and back. Consumer: the retrieval check.
+
+    longest_text: tokens of the longest text that `embed` takes.
+    """
+
+    longest_text: int
 
     def embed(self, texts: Sequence[bytes]) -> Tensor:
         """(B, d) a vector for each text. Raises ValueError for a text that is too long for one."""

@@ -120,7 +120,9 @@ def estimates_of(truth: Sequence[bytes], first: Sequence[bytes], second: Sequenc
 
 def unigram_brier_lm(documents: Sequence[bytes], prefixes: Sequence[Prefix], seed: int = 0) -> BrierLM:
     """Of a sampler that draws each byte by its frequency in the documents; computed, not sampled."""
-    counts = np.sum([np.bincount(np.frombuffer(text, dtype=np.uint8), minlength=256) for text in documents], axis=0)
+    counts = np.zeros(256)
+    for text in documents:
+        counts += np.bincount(np.frombuffer(text, dtype=np.uint8), minlength=256)
     shares = counts / counts.sum()
     following = np.array([list(prefix.following) for prefix in prefixes])
     right = shares[following].cumprod(axis=1)

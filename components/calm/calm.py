@@ -133,14 +133,14 @@ class CALM(Model):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[bytes]) -> Latents:
-        """The means of the chunks of each text, which is a document: its first chunk holds BOS."""
-        chunks = [self._document(text) for text in texts]
+        """The means of the chunks of each text, which is a whole document: BOS, text, EOS."""
+        chunks = [self._document(text, eos=True) for text in texts]
         ids = torch.tensor([chunk for text in chunks for chunk in text], dtype=torch.int64, device=self.device)
         mean = self.autoencoder.encode(ids.view(-1, self.config.chunk_size)).mean
         return Latents(len(mean), _STORED_BITS * mean.numel(), mean.split([len(text) for text in chunks]))
 
-    def _document(self, text: bytes) -> list[list[int]]:
-        ids = self.tokenizer.encode(text, bos=True).tolist()
+    def _document(self, text: bytes, *, eos: bool) -> list[list[int]]:
+        ids = self.tokenizer.encode(text, bos=True, eos=eos).tolist()
         return fill_before(ids, self.config.chunk_size, self.tokenizer)
 
     @torch.no_grad()
@@ -162,7 +162,7 @@ class CALM(Model):
 
     def prompt_chunks(self, prompt: bytes) -> tuple[list[list[int]], list[int]]:
         """The chunks of a document that begins with a prompt and so far ends with a whole chunk."""
-        return self._document(prompt), []
+        return self._document(prompt, eos=False), []
 
     def first_hidden(self) -> Tensor:
         """Before a document's first chunk, which is always given."""

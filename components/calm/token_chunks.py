@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from abstractinator.components.calm.token_head import ChunkTokenHead
-from abstractinator.components.sampling import Sampler, WrittenText, repeats_itself
+from abstractinator.components.sampling import Sampler, WrittenText, draw_tokens
 from abstractinator.contract.generation_config import GenerationConfig
 
 MODES = ("exact",)
-_TRIES = 64  # tokens that would repeat something and are refused, before any is taken
 
 
 def with_mode(config: GenerationConfig) -> GenerationConfig:
@@ -40,31 +39,8 @@ class TokenChunks:
             if rows:
                 ids = torch.tensor([chunks[r] for r in rows], dtype=torch.int64, device=hidden.device)
                 logits = self.head(hidden[rows], ids.view(len(rows), count))[:, -1]
-                for r, token in zip(rows, self._choose(logits, rows, chunks, known, texts), strict=True):
+                pending = [chunks[r][len(known[r]) :] for r in rows]
+                tokens = draw_tokens(self.sample, logits, [texts[r] for r in rows], pending, self.head.tokenizer)
+                for r, token in zip(rows, tokens, strict=True):
                     chunks[r].append(token)
         return [tuple(chunk) for chunk in chunks]
-
-    def _choose(
-        self,
-        logits: Tensor,
-        rows: list[int],
-        chunks: list[list[int]],
-        known: list[list[int]],
-        texts: list[WrittenText],
-    ) -> list[int]:
-        """(R, V) logits → a token for each row; one that would complete a repetition is drawn again without it."""
-        choice, size = self.sample(logits), self.config.no_repeat_ngram_size
-        for _ in range(_TRIES if size else 0):
-            again = [
-                i
-                for i, r in enumerate(rows)
-                if self._repeats(texts[r], [*chunks[r][len(known[r]) :], int(choice[i])], size)
-            ]
-            if not again:
-                break
-            logits[again, choice[again]] = -torch.inf
-            choice[again] = self.sample(logits[again])
-        return choice.tolist()
-
-    def _repeats(self, text: WrittenText, tokens: list[int], size: int) -> bool:
-        return repeats_itself(text.recent, self.head.tokenizer.decode(tokens), size)
