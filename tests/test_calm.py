@@ -415,7 +415,7 @@ def count(module: torch.nn.Module) -> int:
 def test_the_presets_have_the_promised_sizes() -> None:
     with torch.device("meta"):
         calm, twin = CALM(CALMConfig()), CALMDiscrete(CALMDiscreteConfig())
-        paper = CALM(load_experiment(ROOT / "experiments" / "calm_371m.py", []).model, LargeVocabulary())
+        paper = CALM(load_experiment(ROOT / "experiments" / "calm_medium.py", []).model, LargeVocabulary())
     assert 3.8e6 <= count(calm) <= 4.2e6
     assert count(twin) == pytest.approx(count(calm), rel=0.05)
     assert count(paper.language_model) + count(paper.head) == pytest.approx(371e6, rel=0.05)

@@ -20,7 +20,7 @@ PRESETS = sorted((ROOT / "experiments").glob("*.py"))
 SMALLER = {
     "fineweb_edu": ["model.top_transformer_config.transformer.layers=2"],  # of 16
     "cta_full": ["model.width=64"],  # of 512
-    "calm_371m": ["model.transformer={'layers': 1, 'width': 64, 'heads': 2}", "model.head.width=64"],  # of 16 and 1,024
+    "calm_medium": ["model.transformer={'layers': 1, 'width': 64, 'heads': 2}", "model.head.width=64"],  # of 16, 1,024
 }
 
 
