@@ -1,8 +1,8 @@
 """CALM at the size of the paper's CALM-M, for a GPU and a tokenizer file:
 `python train.py --config experiments/calm_medium.py data.path=FOLDER data.tokenizer=tokenizer.json`.
 
-16 layers, 1024 wide, chunks of 4 tokens, an autoencoder of width 512. With a tokenizer of 128,256 tokens, such as
-Llama 3's, about 371M parameters apart from embeddings of tokens.
+16 layers, 1024 wide, chunks of 4 tokens, an autoencoder of width 512: with a tokenizer of 128,256 tokens, such as Llama
+3's, about 371M parameters.
 """
 
 exp_config = {
