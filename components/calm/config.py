@@ -95,7 +95,7 @@ class CALMConfig(ChunkModelConfig):
     kind: Literal["calm"] = "calm"
     autoencoder: ChunkAutoencoderConfig = field(default_factory=ChunkAutoencoderConfig)
     head: EnergyHeadConfig = field(default_factory=EnergyHeadConfig)
-    autoencoder_fraction: float = field(default=0.25, metadata=TRAINING_ONLY)
+    autoencoder_fraction: float = field(default=0.2, metadata=TRAINING_ONLY)
 
     def __post_init__(self) -> None:
         super().__post_init__()
