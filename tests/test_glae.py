@@ -307,3 +307,27 @@ def test_every_command_works(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "glae, 8 steps" in out and "n-grams" in out and "ratio" in out
     assert main(["brier", "checkpoints", "--prefixes", "8", "--context", "20"]) == 0
     assert main(["accuracy", "checkpoints", "--length", "16", "--sequences", "8"]) == 0
+
+
+def test_texts_are_restored_from_the_beginning() -> None:
+    """Before any training, and for every byte: its point is the nearest."""
+    torch.manual_seed(0)
+    model = Glae(tiny_config()).eval()
+    points = model.encoder.carrier.points
+    distances = torch.cdist(points, points) + 9 * torch.eye(len(points))
+    assert points.shape == (257, 3) and distances.min() > 0.2 and points.abs().max() <= 0.9001
+    texts = [bytes(range(at, at + W)) for at in range(0, 256, W)] + [b"", b"a", b"\x00" * 5]
+    assert model.reconstruct(model.embed(texts).half()) == texts
+
+
+def test_nearness_is_the_squared_distance() -> None:
+    decoder, carrier, points = tiny().decoder, torch.rand(2, 4, 3), torch.rand(257, 3)
+    with torch.no_grad():
+        found = decoder.nearness(carrier, points).softmax(-1)
+        plain = -decoder.log_sharpness.exp() * (carrier[:, :, None] - points).square().sum(-1)
+    torch.testing.assert_close(found, plain.softmax(-1), rtol=1e-3, atol=1e-5)
+
+
+def test_the_default_has_the_size_of_all_that_are_compared() -> None:
+    with torch.device("meta"):
+        assert 3.8e6 <= sum(parameter.numel() for parameter in Glae(GlaeConfig()).parameters()) <= 4.2e6

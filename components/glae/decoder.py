@@ -26,7 +26,7 @@ from abstractinator.components.transformer import ResidualMLP, RMSNorm, SlidingW
 
 REACH = 2
 """Positions to either side of a token whose carried numbers its prediction reads."""
-_SHARPNESS = 60.0
+_SHARPNESS = 150.0  # β at first: neighbours on the grid of bytes are 13 nats apart
 
 
 @dataclass(frozen=True)
