@@ -59,7 +59,7 @@ class GlaeConfig:
     decoder_ngram_rows: int = 24_576
     decoder_ngram_width: int = 32
     uniformity: Literal["tcr", "infonce"] = field(default="tcr", metadata=TRAINING_ONLY)
-    uniformity_weight: float = field(default=0.3, metadata=TRAINING_ONLY)
+    uniformity_weight: float = field(default=3.0, metadata=TRAINING_ONLY)
     tcr_epsilon: float = field(default=0.5, metadata=TRAINING_ONLY)
     temperature: float = field(default=0.07, metadata=TRAINING_ONLY)
     attraction_weight: float = field(default=1.0, metadata=TRAINING_ONLY)
