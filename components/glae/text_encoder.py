@@ -29,6 +29,7 @@ MEMORY_NORM = 2.0
 """Length of a text's memory; that of its carrier is at most 1, so that what a text is about decides its cosines."""
 
 
+_MOMENTUM = 0.05  # of the mean over texts
 _OUTERMOST = 0.9  # of the grid of points, in each dimension
 
 
@@ -113,7 +114,11 @@ class Carrier(nn.Module):
 
 
 class NgramMemory(nn.Module):
-    """What a text is about: a learned vector for each hashed n-gram, summed, mapped to D numbers, of length 1."""
+    """What a text is about: a learned vector for each hashed n-gram, summed, mapped to D numbers, less the mean over
+    texts, of length 1. Without the mean all texts of a language would be alike, by the n-grams that each has."""
+
+    center: Tensor
+    updates: Tensor
 
     def __init__(self, config: GlaeConfig) -> None:
         super().__init__()
@@ -121,11 +126,23 @@ class NgramMemory(nn.Module):
         # One more row, which stays zero, for where no n-gram ends.
         self.ngrams = nn.EmbeddingBag(self.rows + 1, config.ngram_width, mode="sum", padding_idx=self.rows)
         self.to_memory = nn.Linear(config.ngram_width, config.memory_width, bias=False)
+        self.register_buffer("center", torch.zeros(config.memory_width))
+        self.register_buffer("updates", torch.zeros(()))
 
     def forward(self, texts: Texts) -> Tensor:
         """→ (M, D) fp32 of length 1; zeros for a text without tokens."""
-        summed = self.ngrams(self.rows_of(texts))
-        return F.normalize(self.to_memory(summed).float(), dim=-1)
+        scale = texts.lengths.clamp(min=1)[:, None] ** -0.5
+        summed = self.to_memory(self.ngrams(self.rows_of(texts))).float() * scale
+        there = texts.lengths[:, None] > 0
+        if self.training:
+            self._follow(summed.detach(), there)
+        return F.normalize((summed - self.center) * there, dim=-1)
+
+    def _follow(self, summed: Tensor, there: Tensor) -> None:
+        """The mean over texts follows that of a batch, quickly at first."""
+        mean = (summed * there).sum(0) / there.sum().clamp(min=1)
+        self.updates += 1
+        self.center.lerp_(mean, torch.maximum(1 / self.updates, self.updates.new_tensor(_MOMENTUM)))
 
     def rows_of(self, texts: Texts) -> Tensor:
         """(M, W·G) rows of the table: those of the n-grams of the text's own tokens, and of its beginning."""
