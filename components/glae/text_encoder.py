@@ -29,6 +29,7 @@ MEMORY_NORM = 2.0
 """Length of a text's memory; that of its carrier is at most 1, so that what a text is about decides its cosines."""
 
 
+_MOVE = 0.1  # of what the transformer adds to a point: at high learning rates it must not jump to another's place
 _MOMENTUM = 0.05  # of the mean over texts
 _OUTERMOST = 0.9  # of the grid of points, in each dimension
 
@@ -110,7 +111,7 @@ class Carrier(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for block in self.blocks:
             x = block(x, inside[:, None, None, :])
-        return torch.tanh(self.codes(ended).float() + self.to_slots(self.norm(x)).float()) * inside[:, :, None]
+        return torch.tanh(self.codes(ended).float() + _MOVE * self.to_slots(self.norm(x)).float()) * inside[:, :, None]
 
 
 class NgramMemory(nn.Module):
