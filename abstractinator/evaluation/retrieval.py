@@ -7,6 +7,7 @@ Letters: P pairs, d width of a vector.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -111,7 +112,9 @@ def retrieve_by_ngrams(pairs: Sequence[Pair]) -> Found:
     half = len(pairs)
     bags = [(ids, weight) for (ids, _), weight in zip(counts, weights, strict=True)]
     queries, targets = _matrix(bags[:half]), _matrix(bags[half:])
-    return _ranked(torch.sparse.mm(queries, targets.t()).to_dense())
+    with warnings.catch_warnings():  # torch calls its sparse products a beta
+        warnings.filterwarnings("ignore", message="Sparse CSR")
+        return _ranked(torch.sparse.mm(queries, targets.t()).to_dense())
 
 
 def _ngrams(text: bytes) -> tuple[np.ndarray, np.ndarray]:
