@@ -15,8 +15,7 @@ from abstractinator.cli.main import main
 from abstractinator.components.cta.config import CTAConfig
 from abstractinator.components.cta.continuous_text_autoencoder import ContinuousTextAutoencoder
 from abstractinator.contract.file_tokenizer import FileTokenizer
-from abstractinator.contract.model import Batch, Model, RowLayout, Sums
-from abstractinator.data import rows_of
+from abstractinator.contract.model import Batch, Model, Sums
 from abstractinator.training.loop import Interrupted, train
 
 PAD = 258
@@ -33,13 +32,19 @@ def measured(model: ContinuousTextAutoencoder, rows: torch.Tensor) -> Sums:
     return model.measure(Batch.of(rows), torch.Generator())
 
 
+def text_rows() -> torch.Tensor:
+    """Rows that begin and end anywhere in a document, as most rows of long documents do: without special tokens."""
+    rows = [torch.tensor(list(text), dtype=torch.int64) for text in TEXTS]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+
+
 @pytest.fixture(scope="module")
 def learned() -> ContinuousTextAutoencoder:
     """A model that has learned a few texts by heart."""
     model = tiny(width=32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    batch = Batch.of(rows_of(TEXTS, RowLayout(36, "separate")))
-    for _ in range(200):
+    batch = Batch.of(text_rows())
+    for _ in range(120):
         losses = model(batch, "all")
         optimizer.zero_grad()
         (losses.total / losses.weight).backward()
@@ -50,9 +55,9 @@ def learned() -> ContinuousTextAutoencoder:
 def test_it_learns_what_it_is_shown(learned: ContinuousTextAutoencoder) -> None:
     latents = learned.encode(TEXTS)
     assert learned.decode(latents) == TEXTS
-    assert latents.positions == sum(-(-(len(text) + 2) // 4) for text in TEXTS)
-    assert latents.bits == latents.positions * 4 * 16
-    sums = measured(learned, rows_of(TEXTS, RowLayout(36, "separate")))
+    assert latents.positions == sum(-(-len(text) // 4) for text in TEXTS)
+    assert latents.bits == latents.positions * 4 * 16 + len(TEXTS) * 2  # which of four tokens is a text's last
+    sums = measured(learned, text_rows())
     assert learned.metrics(sums)["token_accuracy"].value == 1.0
     assert learned.metrics(sums)["sequence_accuracy"].value == 1.0
 
@@ -65,10 +70,29 @@ def test_what_stands_beside_a_text_does_not_change_it(ratio: int, texts: list[by
     (together,) = model.encode(texts).values
     for index, text in enumerate(texts):
         (alone,) = model.encode([text]).values
-        count = int(alone.counts[0])
-        assert together.counts[index] == count == -(-(len(text) + 2) // ratio)
+        assert together.tokens[index] == alone.tokens[0] == len(text)
+        count = -(-len(text) // ratio)
+        assert alone.means.shape[-1] == count
         assert torch.allclose(together.means[index, :, :count].float(), alone.means[0].float(), atol=2e-3)
     assert model.decode(model.encode(texts)) == [model.decode(model.encode([text]))[0] for text in texts]
+
+
+@given(texts=st.lists(st.binary(max_size=20), max_size=4))
+@settings(max_examples=25)
+def test_every_text_has_its_length_and_no_byte_is_shifted(texts: list[bytes]) -> None:
+    """Also where a model has learned nothing, and where it mistakes every token for a special one."""
+    model = tiny()
+    for bias in (torch.zeros(259), torch.tensor([0.0] * 256 + [1e6] * 3)):
+        model.decoder.to_logits.bias = torch.nn.Parameter(bias)
+        assert [len(text) for text in model.decode(model.encode(texts))] == [len(text) for text in texts]
+
+
+def test_means_that_half_precision_cannot_hold_are_bounded() -> None:
+    model = tiny()
+    torch.nn.init.constant_(model.encoder.to_latent.bias, 1e6)  # type: ignore[arg-type]
+    (stored,) = model.encode([b"text"]).values
+    assert torch.isfinite(stored.means).all()
+    assert torch.isfinite(torch.tensor(measured(model, torch.full((1, 8), 65))["cross_entropy"]))
 
 
 @given(rows=st.integers(1, 4), length=st.integers(2, 40), padding=st.integers(0, 9), seed=st.integers(0, 99))

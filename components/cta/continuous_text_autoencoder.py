@@ -27,10 +27,11 @@ _TEXTS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class _Stored:
-    """Some texts' latents: means (B, D, M) in half precision; counts (B,) how many latents each text has."""
+    """Some texts' latents: means (B, D, M) in half precision; tokens (B,) how many each text has. The latents of a text
+    tell that but for what the last one stands for, which takes log₂ ratio bits."""
 
     means: Tensor
-    counts: Tensor
+    tokens: Tensor
 
 
 class ContinuousTextAutoencoder(Model):
@@ -67,10 +68,10 @@ class ContinuousTextAutoencoder(Model):
         return Losses(total, tokens, parts)
 
     def measure(self, batch: Batch, generator: torch.Generator) -> Sums:
-        """Sums over rows that are reconstructed from μ."""
+        """Sums over rows that are reconstructed from μ, in the precision in which it is stored."""
         ids, mask, below = self._padded(batch.ids)
         mean, log_variance = self.encoder(ids, mask)
-        logits = self.decoder(mean, below)
+        logits = self.decoder(_rounded(mean), below)
         wrong = (logits.argmax(-1) != ids) & mask
         is_text = ids < self.tokenizer.text_size
         return {
@@ -115,31 +116,39 @@ class ContinuousTextAutoencoder(Model):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[bytes]) -> Latents:
-        """The means of each text, from BOS to EOS, in half precision."""
+        """The means of each text in half precision, and how many tokens its last latent stands for.
+
+        Without BOS and EOS: in long documents these are too rare to be learned, and one that is lost would shift all
+        bytes after it.
+        """
         groups = [self._stored(texts[i : i + _TEXTS_AT_ONCE]) for i in range(0, len(texts), _TEXTS_AT_ONCE)]
-        positions = sum(int(group.counts.sum()) for group in groups)
-        return Latents(positions, positions * self.config.latent_width * _STORED_BITS, groups)
+        positions = sum(int(_latents_of(group.tokens, self.config.ratio).sum()) for group in groups)
+        bits = positions * self.config.latent_width * _STORED_BITS + len(texts) * self.config.halvings
+        return Latents(positions, bits, groups)
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> list[bytes]:
-        """The most probable token at each position, up to the first EOS."""
+        """The most probable text token at each position: as many of each text as it had."""
         groups: list[_Stored] = latents.values
         return [text for group in groups for text in self._texts_of(group)]
 
     def _stored(self, texts: Sequence[bytes]) -> _Stored:
-        rows = [torch.from_numpy(self.tokenizer.encode(text, bos=True, eos=True)) for text in texts]
+        rows = [torch.from_numpy(self.tokenizer.encode(text)) for text in texts]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.PAD)
-        ids, mask, below = self._padded(ids.to(self.device))
-        mean, _ = self.encoder(ids, mask)
-        return _Stored(mean.half(), below.sum(1))
+        ids, mask, _ = self._padded(ids.to(self.device))
+        if not ids.numel():  # all texts are empty
+            return _Stored(torch.empty(len(rows), self.config.latent_width, 0), mask.sum(1))
+        return _Stored(_rounded(self.encoder(ids, mask)[0]).half(), mask.sum(1))
 
     def _texts_of(self, group: _Stored) -> Iterator[bytes]:
+        if not group.means.numel():
+            yield from [b""] * len(group.tokens)
+            return
         positions = torch.arange(group.means.shape[-1], device=group.means.device)
-        logits = self.decoder(group.means.float(), positions < group.counts[:, None])
-        for row, count in zip(logits.argmax(-1).cpu(), group.counts.tolist(), strict=True):
-            tokens = row[: count * self.config.ratio]
-            ends = (tokens == self.tokenizer.EOS).nonzero()
-            yield self.tokenizer.decode(tokens[: int(ends[0]) if len(ends) else None].numpy())
+        mask = positions < _latents_of(group.tokens, self.config.ratio)[:, None]
+        ids = self.decoder(group.means.float(), mask)[..., : self.tokenizer.text_size].argmax(-1).cpu().numpy()
+        for row, tokens in zip(ids, group.tokens.tolist(), strict=True):
+            yield self.tokenizer.text_of(row[:tokens])
 
     def _padded(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows (B, any) → rows (B, N), N a multiple of the ratio; true on tokens (B, N); true on latents (B, M)."""
@@ -152,6 +161,17 @@ class ContinuousTextAutoencoder(Model):
         return F.cross_entropy(
             logits.flatten(0, 1).float(), ids.flatten(), ignore_index=self.tokenizer.PAD, reduction="sum"
         )
+
+
+def _latents_of(tokens: Tensor, ratio: int) -> Tensor:
+    """(B,) numbers of tokens → of latents."""
+    return (tokens + ratio - 1) // ratio
+
+
+def _rounded(mean: Tensor) -> Tensor:
+    """Means as they are when stored in half precision, whose largest number is 65,504."""
+    largest = torch.finfo(torch.float16).max
+    return mean.clamp(-largest, largest).half().float()
 
 
 def _divergence(mean: Tensor, log_variance: Tensor, below: Tensor) -> Tensor:
