@@ -5,12 +5,14 @@ Letters: B rows, N tokens a row, a multiple of the ratio; M = N / ratio latents;
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from abstractinator.components.cta.config import CTAConfig
 from abstractinator.components.cta.convolutions import ChannelNorm, ResidualBlock, doubled, halved, masks_of
 
 _SMALLEST, _LARGEST = -20.0, 10.0  # log variance, for exponentials that are finite
+_FIRST = -4.0  # log variance at first, about: with as much noise as signal, learning begins slowly
 
 
 class TextEncoder(nn.Module):
@@ -36,8 +38,10 @@ class TextEncoder(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, here)
             x = down(x) * below
-        mean, log_variance = self.to_latent(self.norm(self.last(x, masks[-1]))).float().chunk(2, dim=1)
-        return mean, log_variance.clamp(_SMALLEST, _LARGEST)
+        x = self.norm(self.last(x, masks[-1]))
+        with torch.autocast(x.device.type, enabled=False):  # bf16 would round what carries everything
+            mean, log_variance = self.to_latent(x.float()).chunk(2, dim=1)
+        return mean, (log_variance + _FIRST).clamp(_SMALLEST, _LARGEST)
 
 
 class TextDecoder(nn.Module):
@@ -57,7 +61,9 @@ class TextDecoder(nn.Module):
     def forward(self, latents: Tensor, mask: Tensor) -> Tensor:
         """(B, D, M) and (B, M) bool, true on latents → (B, N, V) logits of all tokens of these latents."""
         here = mask[:, None].to(latents.dtype)
-        x = self.first(self.from_latent(latents) * here, here)
+        with torch.autocast(latents.device.type, enabled=False):
+            x = self.from_latent(latents) * here
+        x = self.first(x, here)
         for up, blocks in zip(self.up, self.blocks, strict=True):
             here = here.repeat_interleave(2, dim=-1)
             x = up(x) * here
