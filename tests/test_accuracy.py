@@ -127,8 +127,9 @@ def run(capsys: Output, *arguments: object) -> tuple[int, str, str]:
 def test_from_text_to_error_cases(tmp_path: Path, text: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made = ("testset", text, "--train", text, "--sequences", 20, "--length", 32, "--percentile", 0)
-    status, out, _ = run(capsys, *made)
+    status, out, err = run(capsys, *made)
     assert status == 0 and "20 sequences of 32 tokens" in out
+    assert "80 of 80 documents are in the training text, too" in err
     assert sorted(path.name for path in Path("testset").iterdir()) == ["random.jsonl", "real.jsonl", "statistics.json"]
     statistics = json.loads(Path("testset/statistics.json").read_text())
     assert statistics["tokens"] == sum(len(path.read_bytes()) for path in text.iterdir()) == sum(statistics["counts"])
@@ -146,6 +147,10 @@ def test_from_text_to_error_cases(tmp_path: Path, text: Path, capsys: Output, mo
     status, out, _ = run(capsys, "accuracy", "checkpoints", *sets, "--json")
     found = json.loads(out)
     assert found[sets[0]]["sequences"] == 20 and 0 <= found[sets[0]]["token_accuracy"] < 1
+    status, _, err = run(capsys, "accuracy", "checkpoints", *sets, "--data", text)
+    assert status == 2 and "--data" in err
+    status, _, err = run(capsys, "accuracy", "checkpoints", *sets, "--errors", "testset/real.jsonl/errors.jsonl")
+    assert status == 2 and err.count("\n") == 1
     status, out, _ = run(capsys, "accuracy", "checkpoints", "--length", 16)
     assert status == 0 and "held-out text" in out
 

@@ -52,6 +52,9 @@ def _accuracy(options: argparse.Namespace) -> int:
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {options.batch_size}")
+    if options.testsets and options.data is not None:
+        raise ValueError("--data is text to measure instead of test sets; give either of them")
+    options.errors.parent.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
     sets = {str(path): read_sequences(path) for path in options.testsets}
     prepare_processor()
     model, payload = load_model(options.checkpoint, pick_device(options.device))
@@ -63,7 +66,6 @@ def _accuracy(options: argparse.Namespace) -> int:
     for name, texts in sets.items():
         found[name], cases = measure_accuracy(model, texts, batch_size=options.batch_size, name=name)
         errors += [case.plain(name) for case in cases]
-    options.errors.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(options.errors) as path, open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
     if options.json:

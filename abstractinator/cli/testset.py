@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +55,10 @@ def _testset(options: argparse.Namespace) -> int:
     documents = [text for unit in held_out.validation or held_out.train for text in unit.read() if text]
     units = find_units(str(options.train), options.text_column).train
     counted = tqdm(units, desc="counting the tokens of the training text", unit="file", delay=2.0, leave=False)
-    counts = sequences.token_counts((text for unit in counted for text in unit.read()), tokenizer)
+    trained: set[int] = set()
+    counts = sequences.token_counts(_noted((text for unit in counted for text in unit.read()), trained), tokenizer)
+    if known := sum(hash(text) in trained for text in documents):
+        print(f"{known:,} of {len(documents):,} documents are in the training text, too", file=sys.stderr)
     common = sequences.common_tokens(counts, config.percentile)
     real = sequences.real_sequences(documents, tokenizer, config, common)
     random = sequences.random_sequences(config, tokenizer)
@@ -67,3 +72,10 @@ def _testset(options: argparse.Namespace) -> int:
     print(f"wrote {len(real):,} sequences of {config.length} tokens each: {', '.join(names[:2])}, and {names[2]}")
     print(f"in {options.output}")
     return 0
+
+
+def _noted(documents: Iterable[bytes], seen: set[int]) -> Iterator[bytes]:
+    """The documents; `seen` gets their hashes."""
+    for document in documents:
+        seen.add(hash(document))
+        yield document
