@@ -19,11 +19,16 @@ import pytest
 import torch
 from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
+from tiny_calm import tiny_calm_config, tiny_discrete_config
 from tiny_evaluation import TASKS, model_of, save_tiny, write_tasks
+from tiny_glae import tiny_glae_config
+from tiny_runs import tiny_experiment
 
 from abstractinator.cli import main as cli
+from abstractinator.components.cta.config import CTAConfig
 from abstractinator.evaluation import harness
 from abstractinator.evaluation.options import DEFAULT_TASKS, EvaluationOptions, add_options
+from abstractinator.training.loop import train
 
 SHAPE = "information"
 ROOT = Path(__file__).resolve().parent.parent
@@ -330,3 +335,24 @@ def test_importing_the_adapter_registers_it_and_keeps_the_others() -> None:
     check = "; assert issubclass(g('hier_ae'), m.ModelLM) and g('hf').__name__ == 'HFLM'; print('registered')"
     done = subprocess.run([sys.executable, "-c", program + check], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("registered\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("config", [tiny_discrete_config(), tiny_glae_config()], ids=lambda config: config.kind)
+def test_every_kind_with_a_likelihood_is_evaluated(config: Any, tmp_path: Path, tasks: str, capsys: Output) -> None:
+    train(tiny_experiment(tmp_path, model=config))
+    words = ["--model", config.kind, "--model_args", "checkpoint=checkpoints", "--include_path", tasks]
+    assert cli.main(["evaluate", *words, "--tasks", "tiny_text,tiny_choice", "--output_path", "out"]) == 0
+    [results] = Path("out").rglob("results_*.json")
+    assert 5 < json.loads(results.read_text())["results"]["tiny_text"]["bits_per_byte,none"] < 12
+
+
+@pytest.mark.parametrize("config", [tiny_calm_config(), CTAConfig(width=8)], ids=lambda config: config.kind)
+def test_a_kind_without_a_likelihood_says_what_it_can_do(
+    config: Any, tmp_path: Path, tasks: str, capsys: Output
+) -> None:
+    train(tiny_experiment(tmp_path, model=config))
+    words = ["evaluate", "--model", config.kind, "--include_path", tasks, "--tasks", "tiny_choice", "--model_args"]
+    assert cli.main([*words, "checkpoint=checkpoints"]) == 2
+    assert f"a model of kind {config.kind} cannot score texts; it can reconstruct texts" in capsys.readouterr().err
+    assert cli.main([*words, "checkpoint=checkpoints,scoring=exact"]) == 2
+    assert f"a model of kind {config.kind} has no scoring" in capsys.readouterr().err

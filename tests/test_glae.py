@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_glae import W, tiny_glae, tiny_glae_config
 from tiny_runs import (
     assert_same_weights,
     losses_of,
@@ -32,7 +33,6 @@ from abstractinator.components.glae.uniformity import (
     repulsive_infonce,
     total_coding_rate,
 )
-from abstractinator.components.transformer import TransformerConfig
 from abstractinator.config.settings import ConfigError
 from abstractinator.contract.capabilities import Passage
 from abstractinator.contract.file_tokenizer import FileTokenizer
@@ -40,32 +40,6 @@ from abstractinator.contract.generation_config import GenerationConfig
 from abstractinator.contract.model import Batch, RowLayout
 from abstractinator.data import rows_of
 from abstractinator.training.loop import Interrupted, train
-
-W = 16  # the longest text
-
-
-def tiny_config(**changes: Any) -> GlaeConfig:
-    chosen: dict[str, Any] = {
-        "embedding_width": 3 * W + 8,
-        "memory_width": 8,
-        "ngram_rows": 64,
-        "ngram_width": 8,
-        "encoder": EncoderConfig(width=16, layers=1, heads=2, mlp_width=16),
-        "decoder": TransformerConfig(width=16, layers=2, heads=2, window=W, mlp_width=16),
-        "decoder_ngram_rows": 64,
-        "decoder_ngram_width": 8,
-    }
-    return GlaeConfig(**(chosen | changes))
-
-
-def tiny(**changes: Any) -> Glae:
-    torch.manual_seed(0)
-    model = Glae(tiny_config(**changes)).eval()
-    for name, parameter in model.named_parameters():
-        if "to_out" in name:  # they begin as 0
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
 
 texts = st.lists(st.binary(max_size=W), min_size=1, max_size=5)
 TEXTS = [b"", b"a", b"the cat sat on", "grün 猫".encode(), bytes(range(100, 116)), b"\x00\xff"]
@@ -75,7 +49,7 @@ TEXTS = [b"", b"a", b"the cat sat on", "grün 猫".encode(), bytes(range(100, 11
 def learned() -> Glae:
     """A model that has learned a few texts by heart."""
     torch.manual_seed(0)
-    model = Glae(tiny_config(encoder=EncoderConfig(width=32, layers=1, heads=2, mlp_width=32))).train()
+    model = Glae(tiny_glae_config(encoder=EncoderConfig(width=32, layers=1, heads=2, mlp_width=32))).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     batch = Batch.of(rows_of([text * 3 for text in TEXTS] * 2 + TEXTS, RowLayout(2 * W + 2, "separate")))
     for _ in range(400):
@@ -99,7 +73,7 @@ def test_texts_become_vectors_and_texts_again(learned: Glae) -> None:
 @settings(max_examples=25)
 @given(texts)
 def test_a_text_has_one_vector_whatever_stands_beside_it(some: list[bytes]) -> None:
-    model = tiny()
+    model = tiny_glae()
     together = model.embed(some)
     for text, vector in zip(some, together, strict=True):
         assert torch.allclose(model.embed([text])[0], vector, atol=1e-5)
@@ -165,7 +139,7 @@ def test_the_recurrence_at_once_is_that_in_steps(count: int, seed: int) -> None:
 @settings(max_examples=25)
 @given(st.binary(max_size=5 * W), st.lists(st.integers(1, 40), min_size=1, max_size=30))
 def test_a_stream_is_embedded_the_same_in_pieces_of_any_size(text: bytes, sizes: list[int]) -> None:
-    model, pieces, at = tiny(), [], 0
+    model, pieces, at = tiny_glae(), [], 0
     for size in sizes:
         pieces.append(text[at : at + size])
         at += size
@@ -191,14 +165,14 @@ def log_p(model: Glae, context: bytes, text: bytes) -> float:
 @given(text=st.binary(min_size=2, max_size=4 * W), cut=st.integers(0, 99))
 def test_scores_of_parts_add_up(text: bytes, cut: int) -> None:
     """So no byte's probability depends on a later byte."""
-    model, cut = tiny(), 1 + cut % (len(text) - 1)
+    model, cut = tiny_glae(), 1 + cut % (len(text) - 1)
     parts = log_p(model, b"", text[:cut]) + log_p(model, text[:cut], text[cut:])
     assert log_p(model, b"", text) == pytest.approx(parts, rel=1e-4)
 
 
 def test_text_far_before_is_read_through_the_vector() -> None:
     """The transformer's windows reach over layers × W bytes; what lies before has its effect by the memory alone."""
-    model = tiny()
+    model = tiny_glae()
     near, far = b"x" * (3 * W), [b"some other words " * 2, b"nothing like them" * 2]
     one, two = (log_p(model, each + near, b"y") for each in far)
     assert one != two
@@ -207,7 +181,7 @@ def test_text_far_before_is_read_through_the_vector() -> None:
 
 
 def test_a_batch_of_passages_scores_as_each_alone() -> None:
-    model = tiny()
+    model = tiny_glae()
     passages = [Passage(b"x" * (7 * n), b"yz" * (n + 1)) for n in range(6)]
     for passage, score in zip(passages, model.score(passages, "exact"), strict=True):
         assert model.score([passage], "exact")[0].nll == pytest.approx(score.nll, rel=1e-5)
@@ -216,7 +190,7 @@ def test_a_batch_of_passages_scores_as_each_alone() -> None:
 @pytest.mark.parametrize("prompt", [b"", b"a", b"the cat sat on the mat, and the dog on the cat" * 2])
 def test_it_generates_what_it_scores(prompt: bytes) -> None:
     """Greedy text is the most probable one, byte by byte, over several windows."""
-    model = tiny()
+    model = tiny_glae()
     config = GenerationConfig(max_new_bytes=3 * W, temperature=0.0, seed=0)
     text = b"".join(piece.data for piece in model.stream([prompt, b"beside"], config) if piece.prompt == 0)
     assert text
@@ -226,7 +200,7 @@ def test_it_generates_what_it_scores(prompt: bytes) -> None:
 @settings(max_examples=15)
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=2, max_size=4))
 def test_two_halves_are_the_whole(some: list[bytes]) -> None:
-    model, rows = tiny(), rows_of(some, RowLayout(2 * W + 2, "separate"))
+    model, rows = tiny_glae(), rows_of(some, RowLayout(2 * W + 2, "separate"))
     with torch.no_grad():
         sums = [model.measure(Batch.of(part), torch.Generator()) for part in (rows, *rows.split(1))]
     for name in ("bytes", "language_nll", "tokens"):
@@ -237,7 +211,7 @@ def test_two_halves_are_the_whole(some: list[bytes]) -> None:
 
 
 def experiment(folder: Path, **changes: Any) -> Any:
-    return tiny_experiment(folder, model=tiny_config(**changes), sequence_length=2 * W + 2)
+    return tiny_experiment(folder, model=tiny_glae_config(**changes), sequence_length=2 * W + 2)
 
 
 def test_a_stopped_training_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +231,7 @@ def test_a_stopped_training_is_resumed_bit_for_bit(tmp_path: Path, monkeypatch: 
 
 def test_rows_that_hold_but_one_text_are_refused_before_the_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"at least 2 texts.*set sequence_length to 34"):
-        train(tiny_experiment(tmp_path, model=tiny_config(), sequence_length=W + 2))
+        train(tiny_experiment(tmp_path, model=tiny_glae_config(), sequence_length=W + 2))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +250,7 @@ def test_settings_that_cannot_be_are_refused(setting: str, match: str, capsys: p
 
 
 def test_texts_and_vectors_that_do_not_fit_are_refused() -> None:
-    model = tiny()
+    model = tiny_glae()
     with pytest.raises(ValueError, match=r"17 tokens is too long for one vector.*embed_stream"):
         model.embed([b"x" * (W + 1)])
     with pytest.raises(ValueError, match=r"\(B, 56\), not \(2, 9\)"):
@@ -286,7 +260,7 @@ def test_texts_and_vectors_that_do_not_fit_are_refused() -> None:
 
 
 def test_it_reads_the_tokens_of_a_file() -> None:
-    model = Glae(tiny_config(), FileTokenizer(tokenizer_source())).eval()
+    model = Glae(tiny_glae_config(), FileTokenizer(tokenizer_source())).eval()
     vectors = model.embed([b"the cat sat on the mat, and"])  # longer than W bytes
     assert isinstance(model.reconstruct(vectors)[0], bytes)
 
@@ -312,7 +286,7 @@ def test_every_command_works(tmp_path: Path, capsys: pytest.CaptureFixture[str],
 def test_texts_are_restored_from_the_beginning() -> None:
     """Before any training, and for every byte: its point is the nearest."""
     torch.manual_seed(0)
-    model = Glae(tiny_config()).eval()
+    model = Glae(tiny_glae_config()).eval()
     points = model.encoder.carrier.points
     distances = torch.cdist(points, points) + 9 * torch.eye(len(points))
     assert points.shape == (257, 3) and distances.min() > 0.2 and points.abs().max() <= 0.9001
@@ -321,7 +295,7 @@ def test_texts_are_restored_from_the_beginning() -> None:
 
 
 def test_nearness_is_the_squared_distance() -> None:
-    decoder, carrier, points = tiny().decoder, torch.rand(2, 4, 3), torch.rand(257, 3)
+    decoder, carrier, points = tiny_glae().decoder, torch.rand(2, 4, 3), torch.rand(257, 3)
     with torch.no_grad():
         found = decoder.nearness(carrier, points).softmax(-1)
         plain = -decoder.log_sharpness.exp() * (carrier[:, :, None] - points).square().sum(-1)

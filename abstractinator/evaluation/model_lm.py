@@ -57,9 +57,9 @@ class ModelLM(ByteLM):
                 f"{self.kind} needs the model argument checkpoint=…, a file that a training wrote, or its folder"
             )
         kind = registry.class_of(self.kind)
-        _check_choice("scoring", scoring, getattr(kind, "scorings", ()))
-        _check_choice("dtype", dtype, _PRECISIONS)
-        _check_choice("generation", generation, getattr(kind, "modes", ()))
+        _check_choice(self.kind, "scoring", scoring, getattr(kind, "scorings", ()))
+        _check_choice(self.kind, "dtype", dtype, _PRECISIONS)
+        _check_choice(self.kind, "generation", generation, getattr(kind, "modes", ()))
         path = str(latest_checkpoint(str(checkpoint)) or checkpoint)  # the harness makes a number of digits
         model, payload = load_model(path, torch.device("cpu"))
         if model.kind != self.kind:
@@ -108,7 +108,9 @@ class ModelLM(ByteLM):
         return torch.autocast(self.device.type, torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
 
 
-def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
+def _check_choice(kind: str, name: str, value: str | None, choices: Sequence[str]) -> None:
+    if value is not None and not choices:
+        raise ValueError(f"a model of kind {kind} has no {name}; leave {name}={value} out")
     if value is not None and value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 

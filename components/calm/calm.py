@@ -133,26 +133,28 @@ class CALM(Model):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[bytes]) -> Latents:
-        """The means of the chunks of each text, which is a whole document: BOS, text, EOS."""
-        chunks = [self._document(text, eos=True) for text in texts]
-        ids = torch.tensor([chunk for text in chunks for chunk in text], dtype=torch.int64, device=self.device)
-        mean = self.autoencoder.encode(ids.view(-1, self.config.chunk_size)).mean
-        return Latents(len(mean), _STORED_BITS * mean.numel(), mean.split([len(text) for text in chunks]))
+        """The means of the chunks of each text in half precision, and how many tokens its last chunk has.
 
-    def _document(self, text: bytes, *, eos: bool) -> list[list[int]]:
-        ids = self.tokenizer.encode(text, bos=True, eos=eos).tolist()
-        return fill_before(ids, self.config.chunk_size, self.tokenizer)
+        Without BOS and EOS: in long documents these are too rare to be learned, and one that is lost would shift all
+        bytes after it. What the last chunk lacks is filled up with PAD, by which tokens are hidden in training.
+        """
+        size, pad = self.config.chunk_size, self.tokenizer.PAD
+        rows = [self.tokenizer.encode(text).tolist() for text in texts]
+        filled = [row + [pad] * (-len(row) % size) for row in rows]
+        ids = torch.tensor([token for row in filled for token in row], dtype=torch.int64, device=self.device)
+        mean = self.autoencoder.encode(ids.view(-1, size)).mean.half()
+        bits = _STORED_BITS * mean.numel() + len(rows) * math.ceil(math.log2(size))
+        means = mean.split([len(row) // size for row in filled])
+        return Latents(len(mean), bits, list(zip(means, map(len, rows), strict=True)))
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> list[bytes]:
-        means: Sequence[Tensor] = latents.values
-        return [self._text(self.autoencoder.decode(mean, begins=True)) for mean in means]
+        """The most probable text token at each position: as many of each text as it had."""
+        return [self._text(mean.float(), tokens) for mean, tokens in latents.values]
 
-    def _text(self, ids: Tensor) -> bytes:
-        """(S, K) → the text after BOS, which the first chunk holds."""
-        kept = ids.clone()
-        kept[0][~after_bos(ids[:1], self.tokenizer)[0]] = self.tokenizer.PAD
-        return self.tokenizer.decode(kept.flatten().cpu().numpy())
+    def _text(self, mean: Tensor, tokens: int) -> bytes:
+        ids = self.autoencoder.logits(mean)[..., : self.tokenizer.text_size].argmax(-1)
+        return self.tokenizer.text_of(ids.flatten()[:tokens].cpu().numpy())
 
     def stream(self, prompts: Sequence[bytes], config: GenerationConfig) -> Iterator[Piece]:
         """See latent_chunks.py. Raises ValueError in addition for a temperature above 1 and for settings that a mode
@@ -162,7 +164,8 @@ class CALM(Model):
 
     def prompt_chunks(self, prompt: bytes) -> tuple[list[list[int]], list[int]]:
         """The chunks of a document that begins with a prompt and so far ends with a whole chunk."""
-        return self._document(prompt, eos=False), []
+        ids = self.tokenizer.encode(prompt, bos=True).tolist()
+        return fill_before(ids, self.config.chunk_size, self.tokenizer), []
 
     def first_hidden(self) -> Tensor:
         """Before a document's first chunk, which is always given."""
