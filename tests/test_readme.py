@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from tiny_runs import write_text
+from tiny_tokenizer import write_tokenizer
 
 from abstractinator import registry
 from abstractinator.checkpoints.checkpoint_folder import latest_checkpoint
@@ -30,13 +31,24 @@ BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE
 TINY = [
     "data.path=my_novels/",
     "max_steps=1",
-    "sequence_length=64",
+    "sequence_length=66",
     "batch_size=2",
     "generation.max_new_bytes=8",
     "device=cpu",
-    "model.levels.0.expander.ngram_rows=64",
-    "model.top_transformer_config.ngram_rows=64",
 ]
+TINY_MODELS = {
+    "hier_ae": ["model.levels.0.expander.ngram_rows=64", "model.top_transformer_config.ngram_rows=64"],
+    "cta": ["model.width=8"],
+    "glae": ["model.decoder.window=32", "model.embedding_width=224", "model.ngram_rows=64"],
+}
+# Fewer measurements than by default.
+FEWER = {
+    "testset": ["--sequences", "2", "--length", "16"],
+    "accuracy": ["--sequences", "2", "--length", "16"],
+    "brier": ["--prefixes", "4", "--context", "8"],
+    "retrieval": ["--pairs", "4"],
+}
+PARAGRAPH = "In the {}th place the river ran on, and the long road of {} went by it to the old mill.\n\n"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -64,6 +76,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "config.py").symlink_to(ROOT / "config.py")
     (folder / "experiments").symlink_to(ROOT / "experiments")
     write_text(folder / "my_novels")
+    write_tokenizer(folder / "tokenizer.json")
+    (folder / "held_out.txt").write_text("".join(PARAGRAPH.format(n, n) for n in range(9)))
     (folder / "my_tasks").mkdir()
     (task,), (item,) = blocks("docs/evaluation.md", "yaml"), blocks("docs/evaluation.md", "json")
     (folder / "my_tasks" / "my_task.yaml").write_text(task)
@@ -72,7 +86,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         patch.setenv("HF_HOME", str(folder / "hub"))
-        assert cli.main(["train", *TINY]) == 0
+        assert cli.main(["train", *TINY, *TINY_MODELS["hier_ae"]]) == 0
+        for kind in ("cta", "glae"):
+            preset = ["--config", f"experiments/{kind}.py", *TINY, *TINY_MODELS[kind], "project_name=None"]
+            assert cli.main(["train", *preset]) == 0
         yield folder
 
 
@@ -82,7 +99,9 @@ def train(arguments: list[str], folder: Path) -> None:
         return
     resumes = "resume_from_checkpoint=latest" in arguments
     more = ["max_steps=2"] if resumes else ["checkpoint_dir=others"]
-    assert cli.main(["train", *arguments, *TINY, "project_name=None", *more]) == 0
+    preset = next((Path(word).stem for word in arguments if word.startswith("experiments/")), "hier_ae")
+    tiny = [*TINY, *TINY_MODELS.get(preset, TINY_MODELS["hier_ae"])]
+    assert cli.main(["train", *arguments, *tiny, "project_name=None", *more]) == 0
     assert (folder / ("checkpoints/checkpoint_step2.pt" if resumes else "others/checkpoint_step1.pt")).is_file()
 
 
@@ -137,10 +156,10 @@ def test_a_command(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # of the environment
         words = words[1:]
     match words:
-        case ["make", target]:
+        case ["make", target, *settings]:
             if shutil.which("make") is None:
                 pytest.skip("make is not installed")
-            done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(["make", "-n", target, *settings], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
         case ["abstractinator", command]:  # the name of a command
             with pytest.raises(SystemExit, match="0"):
@@ -153,8 +172,8 @@ def test_a_command(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
             evaluate(arguments, monkeypatch)
         case ["abstractinator", "generate", *arguments]:
             assert cli.main(["generate", *arguments, "--max-new-bytes", "8"]) == 0
-        case ["abstractinator", *arguments]:
-            assert cli.main(arguments) == 0
+        case ["abstractinator", command, *arguments]:
+            assert cli.main([command, *arguments, *FEWER.get(command, [])]) == 0
         case ["mlflow", *arguments]:
             mlflow(arguments, folder)
         case ["pip", "install", *_, "-e", what]:
@@ -195,6 +214,6 @@ def test_the_command_line_is_installed_under_its_name() -> None:
 
 
 def test_the_pages_are_read() -> None:
-    assert len(PAGES) == 7
+    assert len(PAGES) == 8
     programs = {word for words in COMMANDS for word in words[:2] if re.fullmatch(r"[a-z]+", word)}
     assert {"make", "python", "abstractinator", "mlflow", "pip"} <= programs
