@@ -21,7 +21,11 @@ PRESETS = sorted((ROOT / "experiments").glob("*.py"))
 SHORTEST = {"glae": 129}  # half of the shortest rows, by kind
 # Of presets for a GPU, so that a step takes a moment.
 SMALLER = {
-    "fineweb_edu": ["model.top_transformer_config.transformer.layers=2"],  # of 16
+    "fineweb_edu": [
+        "model.top_transformer_config.transformer.layers=2",  # of 16
+        "model.levels.0.expander.ngram_rows=64",
+        "model.top_transformer_config.ngram_rows=64",
+    ],
     "cta_25m": ["model.width=64"],  # of 256
     "calm_medium": ["model.transformer.layers=2", "model.transformer.width=256", "model.head.width=128"],
     "glae_7_layers": [
