@@ -60,7 +60,7 @@ class CALM(Model):
         return (Phase(AUTOENCODER, self.config.autoencoder_fraction, cost=1.0), Phase(LANGUAGE_MODEL, cost=3.0))
 
     def forward(self, batch: Batch, phase: str) -> Losses:
-        chunks = chunks_of(batch.ids, self.config.chunk_size, self.tokenizer)
+        chunks = self._chunks(batch)
         return self.reconstruct(chunks, batch) if phase == AUTOENCODER else self.predict(chunks)
 
     def reconstruct(self, chunks: Chunks, batch: Batch) -> Losses:
